@@ -1,0 +1,39 @@
+# anykvm: `make demo`, `make check`, `make`, `make install PREFIX=`.
+CC ?= gcc
+BUILD ?= build
+CFLAGS ?= -O2 -g
+WARN = -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes
+ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) -Isrc -fPIC -fvisibility=hidden -fno-strict-aliasing -ftls-model=initial-exec -pthread -D_GNU_SOURCE
+# The guest's vector state lives in the host's registers while the library's C code runs (src/cpu/fpu.h).
+LIB_CFLAGS = $(ALL_CFLAGS) -mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-stack-protector -U_FORTIFY_SOURCE
+
+ROOMS = base x86 mem irqchip cpu xlat vmx kvm shim
+LIB_SRC = $(wildcard $(addprefix src/,$(addsuffix /*.c,$(ROOMS))))
+LIB_OBJ = $(LIB_SRC:%.c=$(BUILD)/%.o)
+# Everything but the shim, for tests that link the KVM API without preload.
+CORE_OBJ = $(filter-out $(BUILD)/src/shim/%,$(LIB_OBJ))
+
+all: libanykvm.so anykvm
+
+libanykvm.so: $(LIB_OBJ)
+	$(CC) -shared -pthread -Wl,-z,noexecstack -o $@ $^ -lZydis -ldl
+
+anykvm: $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c)) $(BUILD)/src/base/params.o $(BUILD)/src/base/log.o
+	$(CC) -pthread -o $@ $^
+
+$(BUILD)/libanykvm-core.a: $(CORE_OBJ)
+	rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/src/cli/%.o: src/cli/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/src/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(LIB_CFLAGS) -MMD -MP -c -o $@ $<
+
+clean:
+	rm -rf $(BUILD) libanykvm.so anykvm
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.PHONY: all clean

@@ -1,0 +1,38 @@
+/*
+ * The control block: what the processor intercepts and how it translates
+ * guest-physical addresses. vmcs01 and vmcs02 are both of this type; the
+ * processor runs under exactly one and knows nothing of nesting. vmx/merge.c
+ * fills vmcs02's at VM entry; vmcs01's has every control clear.
+ *
+ * Controls have the VMX bit positions (x86/vmx.h). Bitmaps are snapshots
+ * taken at VM entry, so nothing guest-resident is read twice.
+ */
+#ifndef ANYKVM_CONTROL_BLOCK_H
+#define ANYKVM_CONTROL_BLOCK_H
+
+#include "base/base.h"
+
+struct control_block {
+	bool non_root;                   /* VMX non-root operation: unconditional exits apply */
+	uint32_t pin, primary, secondary;
+	uint32_t exit_controls, entry_controls;
+	uint32_t exception_bitmap, pf_mask, pf_match;
+	uint64_t cr0_mask, cr4_mask, cr0_shadow, cr4_shadow;
+	uint32_t cr3_target_count;
+	uint64_t cr3_target[4];
+	uint64_t tsc_offset, tsc_multiplier;     /* multiplier: 48 fraction bits; used if TSC scaling is on */
+	uint64_t eptp;                           /* used if secondary has EPT */
+	uint16_t vpid;                           /* TLB tag; 0 for vmcs01 and when VPID is off */
+	uint32_t tpr_threshold;
+	uint64_t vapic_gpa, apic_access_gpa;     /* L1-physical; ~0 when off */
+	uint8_t *vapic;                          /* host address of the virtual-APIC page, NULL when off */
+	uint64_t xss_exit_bitmap;
+	uint8_t msr_bitmap[4096];                /* valid if primary has MSR bitmaps */
+	uint8_t io_bitmap[8192];                 /* A then B; valid if primary has I/O bitmaps */
+	uint8_t vmread_bitmap[4096], vmwrite_bitmap[4096];
+	uint64_t cr0_fixed_ignore;               /* CR0 bits that unrestricted guest frees (PE, PG), else 0 */
+	bool in_vmx_root_or_non_root;            /* VMX operation: CR0/CR4 fixed bits apply to MOV CR */
+	uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
+};
+
+#endif

@@ -1,0 +1,70 @@
+/*
+ * cpu/tlb -- the software TLB. One context for each (VPID, EPTP, PCID or CR3,
+ * paging mode, user or supervisor, SMAP override); a switch of context swaps
+ * the pointers in struct cpu.  Entries are laid out for generated code:
+ *
+ *   t1 = (addr >> 12) * 32 & cpu->tlb_mask;  e = cpu->tlb + t1
+ *   addr - e->read_tag  <=  4096 - size     one compare for tag and page crossing
+ *   host address = e->host + (addr - tag)
+ *
+ * Unused tags are TLB_NO_TAG (non-canonical), so no guest address matches.
+ */
+#ifndef ANYKVM_TLB_H
+#define ANYKVM_TLB_H
+
+#include "base/base.h"
+
+#define TLB_NO_TAG 0x7777777777777000ull
+
+struct tlb_entry {
+	uint64_t read_tag;               /* guest-linear page address, or TLB_NO_TAG */
+	uint64_t write_tag;              /* same, only if stores need no bookkeeping: dirty set, not logged, no code, not ROM */
+	uint64_t host;                   /* host address of the page */
+	uint64_t exec_tag;               /* page address if fetches are allowed, else TLB_NO_TAG */
+};
+_Static_assert(sizeof(struct tlb_entry) == 32, "generated code scales by 32");
+
+struct cpu;
+enum access { ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_EXEC = 4,
+              ACCESS_SUPER = 8 };      /* implicit supervisor access: descriptor tables, TSS */
+
+/* Where a linear page leads. */
+struct translation {
+	uint64_t gpa;                    /* of the byte asked for */
+	uint8_t *host;                   /* of the byte asked for; NULL: no slot (MMIO), or a write to a read-only slot */
+	const struct mem_slot *slot;     /* NULL: MMIO */
+	bool apic_access;                /* the page is ctl's APIC-access page */
+};
+
+/* Creates and frees the set of contexts of a processor. */
+bool tlb_init(struct cpu *cpu);
+void tlb_free(struct cpu *cpu);
+
+/*
+ * Translates linear address addr for access (ACCESS_*), at the current CPL or
+ * as supervisor. Sets accessed and dirty flags. Raises #PF, or exits with EPT
+ * violation or misconfiguration. Installs an entry in the current context
+ * where one may be used (never for MMIO, watchpoints or ACCESS_SUPER at CPL 3).
+ * addr must be canonical (the caller raised #GP or #SS otherwise).
+ */
+struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access);
+/* The same without faults, flags or entries: for debuggers and KVM_TRANSLATE. false: not mapped. */
+bool tlb_probe(struct cpu *cpu, uint64_t addr, uint64_t *gpa, bool *writable, bool *user);
+
+/* Selects the context for the processor's present state; called by cpu_mode_update(). */
+void tlb_context_update(struct cpu *cpu);
+
+void tlb_flush_all(struct cpu *cpu);                                  /* everything of every context */
+void tlb_flush_vpid(struct cpu *cpu, uint16_t vpid, bool globals_too);       /* linear and combined mappings of a VPID */
+void tlb_flush_vpid_addr(struct cpu *cpu, uint16_t vpid, uint64_t addr);
+void tlb_flush_pcid(struct cpu *cpu, uint16_t pcid, bool globals_too);       /* of the current VPID */
+void tlb_flush_pcid_addr(struct cpu *cpu, uint16_t pcid, uint64_t addr);     /* INVPCID type 0 */
+void tlb_flush_addr(struct cpu *cpu, uint64_t addr);                  /* INVLPG: current PCID and global entries */
+void tlb_flush_eptp(struct cpu *cpu, uint64_t eptp);                  /* bits 51:12 compared */
+void tlb_flush_all_ept(struct cpu *cpu);
+/* Drops write permission of all entries that lead to the host page (it now holds translated code or is dirty-logged). */
+void tlb_drop_write(struct cpu *cpu, const uint8_t *host_page);
+/* Drops write permission everywhere (dirty log cleared). */
+void tlb_drop_all_writes(struct cpu *cpu);
+
+#endif

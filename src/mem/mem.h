@@ -1,0 +1,70 @@
+/*
+ * mem/ -- guest-physical memory: the client's slots, dirty logs, and which
+ * pages hold translated code.  Memory belongs to the client; its contents
+ * and residency are never cached here.
+ *
+ * Locking: readers (vCPUs inside KVM_RUN) hold the address space for reading
+ * (mem_read_lock) while they use host pointers; slot changes take it for
+ * writing, after the upper floor has asked every vCPU to let go.
+ */
+#ifndef ANYKVM_MEM_H
+#define ANYKVM_MEM_H
+
+#include "base/base.h"
+
+struct mem;
+
+enum { MEM_SLOT_LOG_DIRTY = 1, MEM_SLOT_READONLY = 2 };   /* KVM_MEM_* */
+
+struct mem_slot {
+	uint64_t gpa, size;              /* bytes, multiples of 4 KiB */
+	uint8_t *host;                   /* client's address of gpa */
+	uint32_t flags;                  /* MEM_SLOT_* */
+	uint16_t id;
+	_Atomic uint64_t *dirty;         /* one bit per page while logging, else NULL */
+	/* One word per page: bit g is set while some vCPU has translated code from bytes [g*64, g*64+64). */
+	_Atomic uint64_t *code;
+};
+
+struct mem *mem_new(void);
+void mem_free(struct mem *m);
+
+/* Changes slots under the rules of KVM_SET_USER_MEMORY_REGION. 0 or -errno (EINVAL, EEXIST, ENOMEM). */
+int mem_slot_set(struct mem *m, uint16_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host);
+/* The slot with that id, or NULL. */
+struct mem_slot *mem_slot_by_id(struct mem *m, uint16_t id);
+/* The slot that holds gpa, or NULL (MMIO). Called with the read lock held. */
+const struct mem_slot *mem_slot_find(struct mem *m, uint64_t gpa);
+/* Grows by one with every change of slots. */
+uint64_t mem_generation(struct mem *m);
+
+void mem_read_lock(struct mem *m);
+void mem_read_unlock(struct mem *m);
+void mem_write_lock(struct mem *m);      /* waits for readers; new readers wait */
+void mem_write_unlock(struct mem *m);
+
+static inline uint8_t *mem_slot_host(const struct mem_slot *s, uint64_t gpa) { return s->host + (gpa - s->gpa); }
+/* Word of code bits of the page that holds gpa. */
+static inline _Atomic uint64_t *mem_slot_code(const struct mem_slot *s, uint64_t gpa) { return &s->code[(gpa - s->gpa) >> 12]; }
+/* Sets the dirty bit of the page that holds gpa, if the slot is logged. */
+void mem_mark_dirty(const struct mem_slot *s, uint64_t gpa);
+
+/*
+ * Copies from and to guest-physical memory; crossing pages and slots is fine.
+ * false when any byte has no slot (nothing is promised of the others), or for
+ * writes when it is read-only. Writes mark pages dirty. Writes to pages that
+ * hold translated code call the hook below.
+ */
+bool mem_read(struct mem *m, uint64_t gpa, void *to, size_t len);
+bool mem_write(struct mem *m, uint64_t gpa, const void *from, size_t len);
+/* Upper floor's hook: bytes [gpa, gpa+len) inside one page were changed and hold translated code. */
+void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsigned len), void *arg);
+
+/* Copies out the dirty bitmap (size/4096 bits rounded up to 64) and, if clear, clears it. -ENOENT when not logged. */
+int mem_dirty_get(struct mem *m, uint16_t id, void *bitmap, bool clear);
+/* KVM_CLEAR_DIRTY_LOG. 0, -EINVAL or -ENOENT. */
+int mem_dirty_clear(struct mem *m, uint16_t id, uint64_t first_page, uint64_t pages, const void *bitmap);
+/* Makes newly enabled dirty bitmaps start all ones (KVM_DIRTY_LOG_INITIALLY_SET). */
+void mem_dirty_initially_set(struct mem *m, bool on);
+
+#endif

@@ -1,0 +1,68 @@
+/*
+ * vmx/ -- nested VMX. L1 uses VMX as Intel's manual defines it; this room
+ * keeps vmcs12 (L1's VMCS for L2, a 4 KiB page with KVM's layout) and runs L2
+ * under vmcs02 (a control block merged from vmcs12 and vmcs01). It knows
+ * cpu/'s state and control block, guest-physical memory, and the few upcalls
+ * below; never the translator.
+ */
+#ifndef ANYKVM_VMX_H
+#define ANYKVM_VMX_H
+
+#include <linux/kvm.h>
+#include "cpu/cpu.h"
+
+struct vmx_vcpu;
+
+/* What nested VMX asks of the floor above. Filled in by kvm/. */
+struct vmx_ops {
+	int (*interrupt_pending)(struct cpu *cpu);      /* vector of L1's pending interrupt, or -1 */
+	int (*interrupt_ack)(struct cpu *cpu);          /* acknowledges it; returns the vector */
+	uint64_t (*l1_tsc)(struct cpu *cpu);
+	/* Arms a wake-up (poll word) at an L1 TSC value, for the preemption timer; UINT64_MAX disarms. */
+	void (*timer)(struct cpu *cpu, uint64_t tsc);
+	uint64_t (*apic_base)(struct cpu *cpu);
+};
+
+struct vmx_vcpu *vmx_new(struct cpu *cpu, const struct vmx_ops *ops);
+void vmx_free(struct vmx_vcpu *v);
+void vmx_reset(struct vmx_vcpu *v);
+
+/* Executes the VMX instruction cpu->cur_insn of L1 (CPU_EXIT_VMX_INSN): advances RIP, sets flags, enters L2, or sets
+ * cpu->event for a fault. */
+void vmx_instruction(struct vmx_vcpu *v);
+
+/* Who handles this VM exit of L2? */
+enum vmx_verdict { VMX_TO_L1, VMX_TO_L0 };
+enum vmx_verdict vmx_reflect(struct vmx_vcpu *v, const struct vmexit *e);
+/* VM exit from L2 to L1: e into vmcs12, guest state saved, L1's host state loaded. cpu then runs L1. */
+void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e);
+
+/*
+ * At an instruction boundary, before guest code runs: pending events of L2 in
+ * the manual's order (MTF, preemption timer, NMI, interrupts, windows).
+ * True if an exit to L1 was made. Otherwise kvm/ goes on with its own injection.
+ * init/sipi: an INIT or SIPI has arrived (exit if in L2).
+ */
+bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending);
+
+bool vmx_in_l2(const struct vmx_vcpu *v);
+bool vmx_in_operation(const struct vmx_vcpu *v);      /* after VMXON: INIT is blocked in root, A20M, CR bits fixed */
+
+/* Capability MSRs 0x480..0x491 and IA32_FEATURE_CONTROL (0x3a). 0 fine, 1 #GP, 2 not offered. */
+int vmx_msr_read(struct vmx_vcpu *v, uint32_t index, uint64_t *value, bool host_initiated);
+int vmx_msr_write(struct vmx_vcpu *v, uint32_t index, uint64_t value, bool host_initiated);
+/* The same for the system descriptor: what this build supports. */
+int vmx_feature_msr(uint32_t index, uint64_t *value);
+/* Indices for KVM_GET_MSR_FEATURE_INDEX_LIST. */
+extern const uint32_t vmx_feature_msr_list[];
+extern const unsigned vmx_feature_msr_count;
+/* Guest CPUID has changed: whether VMX is offered, CR4 fixed bits. */
+void vmx_cpuid_update(struct vmx_vcpu *v);
+
+/* KVM_GET/SET_NESTED_STATE. user_size: bytes of the client's buffer. Returns 0 or -errno (E2BIG: state->size tells). */
+int vmx_get_nested_state(struct vmx_vcpu *v, struct kvm_nested_state *state, uint32_t user_size);
+int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state);
+/* Forces the vCPU out of VMX operation (FEATURE_CONTROL written 0 by the client, SET_NESTED_STATE, reset). */
+void vmx_leave(struct vmx_vcpu *v);
+
+#endif

@@ -1,0 +1,46 @@
+/*
+ * xlat/ -- the engine: translates guest code to host code, same ISA, and runs
+ * it until the processor needs KVM_RUN's loop.
+ */
+#ifndef ANYKVM_XLAT_H
+#define ANYKVM_XLAT_H
+
+#include "cpu/cpu.h"
+
+/* Makes the code cache (one memfd mapped writable and executable) of one vCPU. 0 or -ENOMEM. */
+int engine_init(struct cpu *cpu);
+void engine_free(struct cpu *cpu);
+
+/*
+ * Delivers cpu->event if valid and runs guest code until cpu->poll is set or
+ * something needs the floors above. On return the state in *cpu is precise.
+ * CPU_EXIT_NONE: the poll word was set (it is not cleared here).
+ * The caller holds mem_read_lock() and has blocked nothing; SIGFPE, SIGSEGV and
+ * SIGBUS must be unblocked and reach engine_signal().
+ */
+enum cpu_exit engine_run(struct cpu *cpu);
+
+/*
+ * For the SIGSEGV, SIGBUS, SIGFPE, SIGILL handlers of the process: if the
+ * signal was raised by translated code (or by a rule touching client memory)
+ * of the calling thread, turns it into the guest's exception or an exit and
+ * returns true; false: it is the client's.
+ */
+struct siginfo_t_;
+bool engine_signal(int signo, void *siginfo, void *ucontext);
+
+/* Drops translations of [gpa, gpa+len) (inside one page) on this vCPU. Call on the vCPU's thread or when it is not running. */
+void engine_invalidate(struct cpu *cpu, uint64_t gpa, unsigned len);
+/* Drops every translation. Likewise. */
+void engine_flush(struct cpu *cpu);
+/* The client may have changed guest memory behind our back: compare blocks with their bytes before they are entered again. */
+void engine_revalidate(struct cpu *cpu);
+
+/* Called by tlb.c when an execute entry for the page at gpa is installed. */
+void engine_exec_mapped(struct cpu *cpu, uint64_t gpa);
+/* Called by tlb.c/cpu when linear mappings changed: forget jump targets of the current (all) contexts. */
+void engine_jump_cache_flush(struct cpu *cpu);
+/* Called by cpu_mode_update(): selects cpu->jump_cache for cpu->mode and the TLB context (an identity, never reused while cached). */
+void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id);
+
+#endif
