@@ -178,6 +178,7 @@ struct cpu {
 
 	/* --- leaving --- */
 	void *unwind[5];                 /* __builtin_setjmp buffer of the engine's loop */
+	enum cpu_exit leaving;           /* cpu_leave()'s reason; CPU_EXIT_NONE after cpu_raise*() (cpu->event is then set) */
 	const struct insn *cur_insn;     /* instruction of the rule that runs */
 	struct cpu_io io;
 	struct { uint32_t index; bool write; uint64_t data; uint32_t reason; bool answered, error; } msr_exit;
