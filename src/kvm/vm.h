@@ -30,6 +30,7 @@ struct vcpu {
 	struct { uint64_t mcg_cap, mcg_status, mcg_ctl, banks[32][4]; } mce;
 	uint64_t mtrr_deftype, mtrr_fixed[11], mtrr_var[16];
 	uint64_t arch_capabilities, ucode_rev, perf_capabilities;
+	_Atomic uint64_t ioapic_eoi[4];  /* split irqchip: vectors whose EOI the client must hear of */
 };
 
 /* Requests: handled by the vCPU at its next poll, before it runs guest code again. */
@@ -37,7 +38,10 @@ enum { REQ_SLOTS = 1,          /* slots are changing: let go of the read lock, t
        REQ_CODE = 2,           /* code_queue has entries */
        REQ_DROP_WRITES = 4,    /* dirty logs were cleared: drop write entries */
        REQ_CODE_PAGE = 8,      /* a page became code elsewhere: drop write entries to vm->code_page, acknowledge */
-       REQ_CLOCK = 16 };       /* kvmclock must be updated */
+       REQ_CLOCK = 16,         /* kvmclock must be updated */
+       REQ_IOAPIC_EOI = 32 };  /* vcpu->ioapic_eoi has vectors: KVM_EXIT_IOAPIC_EOI is due */
+
+struct kvmclock_base { uint64_t tsc, ns; uint32_t mul; int8_t shift; };
 
 struct vm {
 	struct mem *mem;
@@ -50,13 +54,79 @@ struct vm {
 	uint8_t *coalesced;              /* struct kvm_coalesced_mmio_ring page */
 	int coalesced_fd;
 	uint64_t tsc_khz;
-	uint64_t kvmclock_offset;        /* ns added to CLOCK_MONOTONIC */
 	uint64_t enabled_caps;           /* CAP_* bits switched on by KVM_ENABLE_CAP */
 	/* and what eventfd.c, clock.c, msr filter ... keep: private structs behind pointers */
 	struct eventfds *eventfds;
 	struct msr_filter *msr_filter;
 	uint64_t manual_dirty;
 	_Atomic int refs;
+	uint64_t user_msr_mask;          /* KVM_MSR_EXIT_REASON_* that go to the client (KVM_CAP_X86_USER_SPACE_MSR) */
+	uint64_t disabled_exits;         /* KVM_X86_DISABLE_EXITS_* */
+	uint64_t disabled_quirks;        /* KVM_X86_QUIRK_* */
+	uint64_t hypercall_exits;        /* KVM_CAP_EXIT_HYPERCALL: bit per hypercall number */
+	unsigned max_vcpu_id;            /* KVM_CAP_MAX_VCPU_ID, or 0 */
+	struct kvmclock_base clock;
+	struct lock clock_lock;
 };
+
+/* vm->enabled_caps */
+enum { VM_EXCEPTION_PAYLOAD = 1, VM_TRIPLE_FAULT_EVENT = 2, VM_X2APIC_32BIT_IDS = 4, VM_X2APIC_NO_BROADCAST_QUIRK = 8,
+       VM_HAS_PIT = 16, VM_BUS_LOCK_EXIT = 32, VM_NOTIFY_VMEXIT = 64 };
+
+/* ---- descriptors and lives (api.c) ---- */
+enum object_kind { OBJECT_NONE, OBJECT_system, OBJECT_vm, OBJECT_vcpu, OBJECT_STATS };
+/*
+ * Makes memfd the client's descriptor of object and returns it (flags: O_CLOEXEC or 0); -errno, with memfd closed, on failure.
+ * An object holds a reference on its VM until its last descriptor is closed.
+ */
+int object_create(enum object_kind kind, void *object, struct vm *vm, int memfd, int flags);
+void vm_get(struct vm *vm);
+void vm_put(struct vm *vm);                                   /* the last one frees the VM with its vCPUs */
+
+/* ---- the vCPU half (vcpu.c, run.c) ---- */
+int vcpu_create(struct vm *vm, unsigned id);                  /* descriptor or -errno; called with vm->lock held */
+void vcpu_free(struct vcpu *v);
+void vcpu_kick(struct vcpu *v);                               /* poll word and wake futex; from any thread */
+void vcpu_request(struct vcpu *v, uint32_t req);              /* sets the bits, then kicks */
+uint64_t vcpu_l1_tsc(struct vcpu *v);                         /* guest TSC of L1, now */
+
+/* ---- the VM half (vm.c, irq.c, eventfd.c, msr_filter.c, clock.c) ---- */
+/*
+ * Stops every vCPU: announces a writer, posts req (REQ_SLOTS or REQ_DROP_WRITES), waits until all have let go of the
+ * read lock. A vCPU that sees either request inside KVM_RUN clears it, does mem_read_unlock() and mem_read_lock() (which
+ * waits for vm_resume()), and only then flushes its TLB (REQ_SLOTS) or drops write entries (REQ_DROP_WRITES).
+ */
+void vm_stop(struct vm *vm, uint32_t req);
+void vm_resume(struct vm *vm);
+static inline void vm_stop_the_world(struct vm *vm) { vm_stop(vm, REQ_SLOTS); }
+/* All true if the write is done with, and nothing is left for the client. Callable inside KVM_RUN. */
+bool ioeventfd_write(struct vm *vm, bool pio, uint64_t addr, const void *data, unsigned len);
+bool coalesced_write(struct vm *vm, bool pio, uint64_t addr, const void *data, unsigned len);
+/* May the guest access this MSR? false: filtered (x2APIC MSRs never are). Callable inside KVM_RUN. */
+bool msr_filter_allows(struct vm *vm, uint32_t index, bool write);
+/* The host's TSC rate, and what it makes of TSC ticks. */
+uint64_t clock_tsc_khz(void);
+uint64_t clock_tsc_to_ns(uint64_t ticks);
+static inline uint64_t clock_host_tsc(void) { return __builtin_ia32_rdtsc(); }
+/*
+ * kvmclock: ns = base.ns + ((host_tsc - base.tsc) scaled by mul and shift). A guest's clock page gets
+ * tsc_timestamp = base.tsc + cpu->tsc_offset, system_time = base.ns, the same mul and shift: equal on all vCPUs, so that
+ * the TSC_STABLE flag holds.
+ */
+struct kvmclock_base clock_base(struct vm *vm);               /* a consistent copy; callable inside KVM_RUN */
+uint64_t clock_kvm_ns(struct vm *vm, uint64_t host_tsc);
+uint64_t clock_wall_offset_ns(struct vm *vm);                 /* CLOCK_REALTIME minus kvmclock, for the wall-clock page */
+
+/* ---- what guests can have (supported_cpuid.c, msr_lists.c) ---- */
+enum { SUPPORTED_CPUID_MAX = 64 };
+/* Fills at most n entries; returns how many there are. */
+unsigned supported_cpuid(struct kvm_cpuid_entry2 *e, unsigned n);
+/* The vendor that the guest sees (parameter anykvm.vendor); called for the entries of KVM_SET_CPUID2. */
+void cpuid_apply_vendor(struct kvm_cpuid_entry2 *e, unsigned n);
+/* IA32_ARCH_CAPABILITIES, and the bits MCG_CAP may have. */
+uint64_t supported_arch_capabilities(void);
+uint64_t supported_mce_cap(void);
+/* Value of a feature MSR for KVM_GET_MSRS on the system descriptor. 0; 2: not a feature MSR. */
+int feature_msr(uint32_t index, uint64_t *value);
 
 #endif

@@ -40,7 +40,9 @@ uint64_t mem_generation(struct mem *m);
 
 void mem_read_lock(struct mem *m);
 void mem_read_unlock(struct mem *m);
-void mem_write_lock(struct mem *m);      /* waits for readers; new readers wait */
+void mem_write_announce(struct mem *m);  /* first half of mem_write_lock(): from now on new readers wait */
+void mem_write_wait(struct mem *m);      /* second half: waits until the present readers are gone */
+void mem_write_lock(struct mem *m);      /* both; new readers wait. Read locks nest within a thread, also inside the write lock */
 void mem_write_unlock(struct mem *m);
 
 static inline uint8_t *mem_slot_host(const struct mem_slot *s, uint64_t gpa) { return s->host + (gpa - s->gpa); }
