@@ -1,0 +1,101 @@
+/*
+ * Guest-physical memory by copy: for descriptors of devices and hypervisors
+ * (clock pages, VMX structures), not for the guest's own instructions.
+ */
+#include "mem/internal.h"
+
+void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsigned len), void *arg)
+{
+	m->code_hook = hook;
+	m->code_hook_arg = arg;
+}
+
+/* Naturally aligned words move at once: the guest may look at them or change them meanwhile. */
+static void copy(void *to, const void *from, size_t len)
+{
+	uintptr_t both = (uintptr_t)to | (uintptr_t)from;
+
+	if (len == 8 && both % 8 == 0)
+		*(volatile uint64_t *)to = *(const volatile uint64_t *)from;
+	else if (len == 4 && both % 4 == 0)
+		*(volatile uint32_t *)to = *(const volatile uint32_t *)from;
+	else if (len == 2 && both % 2 == 0)
+		*(volatile uint16_t *)to = *(const volatile uint16_t *)from;
+	else
+		memcpy(to, from, len);
+}
+
+/* Bits of the 64-byte pieces that [gpa, gpa+len), inside one page, touches. */
+static uint64_t code_bits(uint64_t gpa, size_t len)
+{
+	unsigned first = (gpa & 4095) / 64, last = ((gpa & 4095) + len - 1) / 64;
+
+	return (~0ull >> (63 - last)) & (~0ull << first);
+}
+
+/* Tells the owner of translations. A translator sets its bit before it reads the bytes, we look after we wrote them. */
+static void code_written(struct mem *m, const struct mem_slot *s, uint64_t gpa, size_t len)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (m->code_hook && *mem_slot_code(s, gpa) & code_bits(gpa, len))
+		m->code_hook(m->code_hook_arg, gpa, len);
+}
+
+static size_t page_part(uint64_t gpa, size_t len)
+{
+	size_t left = 4096 - (gpa & 4095);
+
+	return len < left ? len : left;
+}
+
+static bool read_pages(struct mem *m, uint64_t gpa, uint8_t *to, size_t len)
+{
+	while (len) {
+		size_t n = page_part(gpa, len);
+		const struct mem_slot *s = mem_slot_find(m, gpa);
+
+		if (!s)
+			return false;
+		copy(to, mem_slot_host(s, gpa), n);
+		gpa += n;
+		to += n;
+		len -= n;
+	}
+	return true;
+}
+
+static bool write_pages(struct mem *m, uint64_t gpa, const uint8_t *from, size_t len)
+{
+	while (len) {
+		size_t n = page_part(gpa, len);
+		const struct mem_slot *s = mem_slot_find(m, gpa);
+
+		if (!s || s->flags & MEM_SLOT_READONLY)
+			return false;
+		copy(mem_slot_host(s, gpa), from, n);
+		mem_mark_dirty(s, gpa);
+		code_written(m, s, gpa, n);
+		gpa += n;
+		from += n;
+		len -= n;
+	}
+	return true;
+}
+
+bool mem_read(struct mem *m, uint64_t gpa, void *to, size_t len)
+{
+	bool entered = mem_enter(m);
+	bool ok = read_pages(m, gpa, to, len);
+
+	mem_leave(m, entered);
+	return ok;
+}
+
+bool mem_write(struct mem *m, uint64_t gpa, const void *from, size_t len)
+{
+	bool entered = mem_enter(m);
+	bool ok = write_pages(m, gpa, from, len);
+
+	mem_leave(m, entered);
+	return ok;
+}
