@@ -1,0 +1,186 @@
+/*
+ * The engine's own structures, for the files of xlat/ only.
+ *
+ * Each vCPU has its own code cache, blocks and jump caches: no locks, and a
+ * block is entered, linked and dropped by one thread only.
+ *
+ * A block is keyed by the host address of its first byte (which stands for
+ * the guest-physical one), its guest RIP and its mode word. Blocks end at a
+ * page's end; an instruction that straddles two pages is a block of its own,
+ * never linked to. Direct links join blocks of one page only, so that
+ * executing the one proves that the other is mapped; all else goes through
+ * the jump cache, which is tied to a TLB context.
+ */
+#ifndef ANYKVM_XLAT_INTERNAL_H
+#define ANYKVM_XLAT_INTERNAL_H
+
+#include "cpu/access.h"
+#include "cpu/cpu.h"
+#include "cpu/fpu.h"
+#include "cpu/rules.h"
+#include "xlat/emit.h"
+#include "xlat/xlat.h"
+
+/* The engine's additions to the mode word of a block's key. */
+enum { XMODE_ONE = 1u << 24,             /* one instruction */
+       XMODE_CAREFUL = 1u << 25 };       /* memory operands through cpu/access */
+
+enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_COUNT = 32, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+       CODE_ROOM = 128 << 10 /* most that one block may take */ };
+
+/* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
+enum { SPILL_HOST_RSP = 4, SPILL_TARGET = 5, SPILL_SCRATCH = 6, SPILL_JUMP_MASK = 7 };
+
+/* cpu->exit_id: why generated code came back to engine_run(). */
+enum { EXITED_NEXT = 0xfffffff0u,        /* go on at next_rip (a rule ended the block) */
+       EXITED_LOOKUP,                    /* go on at rip (jump cache missed) */
+       EXITED_POLL,                      /* poll word set; at rip */
+       EXITED_SIGNAL };                  /* below these: index of a block exit to be linked */
+
+struct block_exit {
+	uint8_t *place;                  /* rel32 of the jump */
+	uint8_t *stub;                   /* where it points while unlinked */
+	struct block *owner, *target;    /* target: NULL while unlinked */
+	struct block_exit *next_owned, *next_incoming;
+	uint64_t rip;                    /* guest address it leads to */
+};
+
+/* Where an instruction's host code lies; sorted by host offset. */
+struct insn_map { uint16_t host_offset; uint8_t guest_offset_lo, guest_offset_hi; uint8_t borrowed[2]; uint8_t fpu; };
+enum { FPU_CLASS_NONE, FPU_CLASS_X87, FPU_CLASS_SIMD };
+
+struct block {
+	const uint8_t *source;           /* host address of the first guest byte */
+	const uint8_t *source2;          /* of the second page if it straddles, else NULL */
+	uint64_t rip;
+	uint32_t mode;
+	uint16_t length;                 /* guest bytes */
+	uint16_t insns;
+	uint32_t epoch;                  /* engine->epoch when last compared with its bytes */
+	bool valid;
+	uint8_t *entry, *indirect_entry; /* in the writable mapping */
+	uint32_t code_size;
+	struct block *hash_next, *page_next[2];
+	struct block_exit *exits, *incoming;
+	struct insn_map *map;
+	uint8_t *bytes;                  /* copy of the guest bytes */
+};
+
+struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; };
+
+struct jump_cache { uint64_t context; uint32_t mode; uint32_t epoch; void *target[JUMP_CACHE_ENTRIES]; };
+
+struct engine {
+	struct cpu *cpu;
+	int fd;
+	uint8_t *rw, *rx;                /* the code cache, twice */
+	size_t size;
+	uint8_t *code, *code_start;      /* next free byte; first byte after the stubs (writable mapping) */
+	uint8_t *meta, *meta_next, *meta_end;    /* arena of blocks, exits, maps, instructions */
+	struct block *hash[BLOCK_HASH];
+	struct code_page *pages[PAGE_HASH];
+	struct block **by_code;          /* blocks in order of their code */
+	unsigned nblocks, max_blocks;
+	struct block_exit **exits;       /* by exit id */
+	unsigned nexits, max_exits;
+	struct jump_cache *jump_caches;
+	struct jump_cache *jump_cache;   /* current */
+	uint32_t jump_epoch, epoch;
+	bool flush_wanted;               /* drop everything at the next dispatch */
+	bool want_careful;               /* run the instruction at rip as a careful translation */
+	bool in_careful;
+	bool host_fault;                 /* signal landed: event or leaving is set */
+	uint64_t dispatches;
+	/* stubs, writable mapping */
+	uint8_t *stub_exit, *stub_call, *stub_rule_end, *stub_lookup, *stub_signal;
+	void (*enter)(struct cpu *cpu, void *code);
+	struct { uint64_t blocks, insns, invalidated, flushes, slow, careful, links, lookups; } stats;
+};
+
+/* An instruction on its way through the translator. */
+enum insn_kind { KIND_NATIVE, KIND_RULE, KIND_NOP, KIND_LEA, KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET, KIND_JMP_IND, KIND_CALL_IND,
+                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING };
+enum { RULE_ENDS = 1 };                  /* the rule may change RIP, mode, mapping or code: ends the block */
+
+enum gpr_field { FIELD_REG, FIELD_RM, FIELD_OPCODE, FIELD_VVVV, FIELD_COUNT };
+struct xinsn {
+	struct insn in;
+	uint64_t rip, next;
+	uint8_t kind, rule_flags, cc, fpu_class;
+	rule_fn *rule;
+	uint64_t target;                 /* of direct branches */
+	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction */
+	struct { int8_t gpr; bool read, write; } field[FIELD_COUNT];   /* gpr -1: not a general register */
+	uint32_t used;                   /* mask of guest registers used, hidden operands included */
+	bool high_byte;                  /* has an AH..DH operand */
+	bool simd;                       /* 66/F2/F3 are part of the opcode */
+	bool force66;                    /* 16-bit code: emit 66 */
+	bool x87_op;                     /* updates FIP, FDP, FOP */
+	uint8_t imm_offset;              /* of immediates in in.bytes; == in.len if none */
+};
+
+struct translation_unit {
+	struct emit e;
+	struct engine *engine;
+	struct cpu *cpu;
+	struct block *block;
+	uint32_t mode;                   /* with XMODE_* */
+	bool careful;                    /* memory operands by call (also: not flat) */
+	struct xinsn insn[MAX_BLOCK_INSNS];
+	unsigned count;
+	bool ended;                      /* last instruction left the block */
+	/* cold code to be emitted after the block */
+	struct cold { uint8_t *place, *back; uint64_t rip; uint32_t info; uint8_t kind; bool flags_saved; } cold[4 * MAX_BLOCK_INSNS];
+	unsigned ncold;
+	struct { uint8_t *place; uint64_t rip; } leave[2 * MAX_BLOCK_INSNS];
+	unsigned nleave;
+};
+enum { COLD_ACCESS, COLD_POLL, COLD_POLL_RCX };
+
+/* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
+void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);
+/* classify.c */
+void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+/* rules.c: NULL: no rule */
+struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
+const struct rule_binding *rule_find(unsigned mnemonic);
+rule_fn rule_simd_unavailable, rule_x87_unavailable;
+/* liveness.c */
+void unit_liveness(struct translation_unit *u);
+/* block.c */
+struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode);
+/* memory.c: leaves the operand's host address at the returned place */
+struct mem_operand put_access(struct translation_unit *u, struct xinsn *x, int ea_reg_ready, unsigned size, unsigned access, unsigned which);
+void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13, without segment base */
+void put_commit(struct translation_unit *u, struct xinsn *x, unsigned which);
+void unit_cold(struct translation_unit *u);
+int host_reg(int guest);                 /* home register, or -1 for r13..r15 */
+/* native.c */
+void put_native(struct translation_unit *u, struct xinsn *x);
+void put_lea_insn(struct translation_unit *u, struct xinsn *x);
+void put_bit_string(struct translation_unit *u, struct xinsn *x);
+int put_guest_reg(struct translation_unit *u, int guest, int scratch);    /* host register holding it; loads into scratch */
+/* branch.c */
+void put_control(struct translation_unit *u, struct xinsn *x);
+void put_goto(struct translation_unit *u, uint64_t rip);
+void put_rule(struct translation_unit *u, struct xinsn *x);
+/* stubs.c */
+void stubs_make(struct engine *en);
+/* cache.c */
+struct block *block_find(struct engine *en, const uint8_t *source, uint64_t rip, uint32_t mode);
+void block_insert(struct engine *en, struct block *b);
+void block_kill(struct engine *en, struct block *b);
+void *meta_alloc(struct engine *en, size_t size);
+bool block_current(const struct block *b);       /* bytes unchanged? */
+/* link.c */
+void exit_link(struct engine *en, struct block_exit *x, struct block *target);
+void block_unlink(struct engine *en, struct block *b);
+/* careful.c: what cold code calls */
+void slow_access(struct cpu *cpu, uint64_t info);
+void careful_begin(struct cpu *cpu, uint64_t info);
+void careful_commit(struct cpu *cpu, uint64_t which);
+
+static inline uint8_t *to_rx(const struct engine *en, uint8_t *rw) { return rw + (en->rx - en->rw); }
+#define PAGE_HASH_OF(host_page) (((uint64_t)(host_page) >> 12) & (PAGE_HASH - 1))
+
+#endif
