@@ -90,8 +90,13 @@ struct cpu_io {
 	uint64_t rip;                    /* instruction that the log belongs to */
 	unsigned nreads, next;           /* answered reads; next one to consume in this run of the instruction */
 	struct io_read reads[16];        /* a 64-byte MMIO load crossing pages at most */
-	/* The access that is waiting for the client (CPU_EXIT_PIO, CPU_EXIT_MMIO). */
-	bool pending, is_write, is_pio;
+	/*
+	 * The access that is waiting for the client (CPU_EXIT_PIO, CPU_EXIT_MMIO). kvm/ answers it before the instruction
+	 * runs again: pending is cleared, and a single item (port or MMIO) is appended to reads[] as done, with addr the port
+	 * or gpa, OUT too. Port accesses also get answered = true, data[] then holding count * len bytes for INS; the
+	 * rule that uses it clears it.
+	 */
+	bool pending, is_write, is_pio, answered;
 	uint64_t addr;                   /* guest-physical address or port */
 	unsigned len, count;             /* bytes of one item; items (string I/O) */
 	uint8_t data[4096];              /* port data, count * len bytes */
