@@ -31,6 +31,25 @@ struct vcpu {
 	uint64_t mtrr_deftype, mtrr_fixed[11], mtrr_var[16];
 	uint64_t arch_capabilities, ucode_rev, perf_capabilities;
 	_Atomic uint64_t ioapic_eoi[4];  /* split irqchip: vectors whose EOI the client must hear of */
+
+	/* The vCPU half's own. */
+	_Atomic bool sleeping;           /* in futex_wait(&wake) */
+	_Atomic bool signal_seen;        /* a signal handler ran on this vCPU's thread since KVM_RUN began */
+	_Atomic uint64_t timer_ns;       /* wake-up for nested VMX's preemption timer, CLOCK_MONOTONIC; UINT64_MAX: none */
+	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
+	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */
+	bool init_pending, triple_fault, kicked_by_hypercall, tpr_reporting, clock_stopped, revalidate;
+	uint8_t sipi_vector;
+	uint8_t outstanding;             /* enum outstanding (vcpu.h): what the client has been asked for */
+	bool host_access;                /* the client, not the guest, reads or writes MSRs now */
+	uint64_t vapic_addr;
+	struct mailbox {                 /* what other vCPUs did to code; see coherence.c */
+		struct lock lock;
+		unsigned nchanges, npages;
+		bool flush_code, drop_all_writes;
+		struct { uint64_t gpa; uint32_t len; } changes[32];
+		const uint8_t *pages[16];    /* host pages that hold code from now on */
+	} mail;
 };
 
 /* Requests: handled by the vCPU at its next poll, before it runs guest code again. */
@@ -67,6 +86,8 @@ struct vm {
 	unsigned max_vcpu_id;            /* KVM_CAP_MAX_VCPU_ID, or 0 */
 	struct kvmclock_base clock;
 	struct lock clock_lock;
+	struct tsc_sync { struct lock lock; uint64_t ns, value; int64_t offset; bool valid; } tsc_sync;   /* last write of a TSC */
+	struct timers *timers;           /* timers.c's */
 };
 
 /* vm->enabled_caps */
