@@ -39,9 +39,12 @@ static inline unsigned vmx_caps_msr_list_max(const struct vmx_caps *c) { return 
 static inline unsigned vmx_caps_timer_rate(const struct vmx_caps *c) { return c->misc & 31; }
 
 void vmx_caps_init(struct vmx_caps *c);                  /* all that is implemented and that params.* allow */
-/* Follows the guest's CPUID: CR4 fixed bits. */
-void vmx_caps_cpuid(struct vmx_caps *c, const struct cpu *cpu);
-void vmx_caps_refresh(struct vmx_caps *c);               /* recomputes features after a change */
+/* Value of a capability MSR, 0x480..0x491. false: no such MSR. */
+bool vmx_caps_read(const struct vmx_caps *c, uint32_t index, uint64_t *value);
+/* The client narrows c, never beyond what vmx_caps_init() gives. false: the value asks for something else. */
+bool vmx_caps_write(struct vmx_caps *c, uint32_t index, uint64_t value);
+/* What L1 is shown of the client's choice: the first-generation rule applied, features computed. */
+struct vmx_caps vmx_caps_offered(const struct vmx_caps *client);
 
 /* ---- one vCPU ---- */
 
@@ -49,6 +52,7 @@ struct vmx_vcpu {
 	struct cpu *cpu;
 	const struct vmx_ops *ops;
 	struct vmx_caps caps;            /* what L1 sees and the entry checks go by */
+	struct vmx_caps client_caps;     /* the client's choice, returned to its own reads */
 	bool offered;                    /* guest CPUID has VMX */
 
 	bool in_operation;               /* after VMXON */
@@ -92,9 +96,18 @@ void vmx_fail(struct vmx_vcpu *v, enum vm_instruction_error error);
 void vmx_fail_invalid(struct vmx_vcpu *v);
 void vmx_succeed(struct vmx_vcpu *v);
 
+/* INVEPT and INVVPID, operands fetched (vpid.c). false: VMfail(VMXERR_INVALID_OPERAND) is due. */
+bool vmx_invept(struct vmx_vcpu *v, uint64_t type, const uint64_t descriptor[2]);
+bool vmx_invvpid(struct vmx_vcpu *v, uint64_t type, const uint64_t descriptor[2]);
+/* Would VM entry take this EPT pointer? */
+bool vmx_eptp_ok(const struct vmx_vcpu *v, uint64_t eptp);
+
 /* ---- switching the control block (nested.c) ---- */
 
-/* cpu->ctl = vmcs02 (or vmcs01), in_l2, mode word and TLB context. Registers are the caller's business. */
+/* Enters VMX operation with the VMXON region at ptr, no current VMCS. */
+void vmx_enter_operation(struct vmx_vcpu *v, uint64_t ptr);
+
+/* cpu->ctl = &vmcs02 (or &vmcs01), in_l2, mode word and TLB context. Registers are the caller's business. */
 void vmx_run_l2(struct vmx_vcpu *v);
 void vmx_run_l1(struct vmx_vcpu *v);
 
@@ -140,10 +153,16 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch);
  * and checked; the registers of L2 are the client's business. Builds vmcs02
  * and switches to it without MSR lists and without reading guest memory: what
  * vmcs12 names by address is looked up by vmx_resume_pages() at the next
- * KVM_RUN. run_pending: event injection is still to happen. 0 or -errno.
+ * KVM_RUN. run_pending: event injection is still to happen. timer_active and
+ * timer_deadline are set if the client gave a deadline. 0 or -errno.
  */
 int vmx_resume_l2(struct vmx_vcpu *v);
 /* Called by vmx_check_events() while pages_pending: looks those pages up. false: memory is missing. */
 bool vmx_resume_pages(struct vmx_vcpu *v);
+
+/* ---- exit.c ---- */
+
+/* KVM_GET_NESTED_STATE in L2: the guest-state fields of v->vmcs12 as a VM exit now would save them. Nothing else changes. */
+void vmx_sync_vmcs12(struct vmx_vcpu *v);
 
 #endif
