@@ -190,6 +190,8 @@ struct cpu {
 	bool iret_unblocked_nmi;         /* the IRET that runs has ended NMI blocking: a fault's VM exit reports it */
 	uint32_t msr_exit_reasons;       /* KVM_MSR_EXIT_REASON_* that the client asked for */
 	struct cpu_io io;
+	/* Operands between access_begin() and access_commit(). host: guest RAM, or NULL: bounced. */
+	struct access_open { uint64_t addr, gpa; uint8_t *host; const struct mem_slot *slot; unsigned size, access; } open[2];
 	struct { uint32_t index; bool write; uint64_t data; uint32_t reason; bool answered, error; } msr_exit;
 	struct { uint32_t exception; uint64_t pc, dr6, dr7; } debug_exit;
 	struct { char text[256]; } internal;
@@ -198,6 +200,8 @@ struct cpu {
 
 	/* --- x87 and vector state (cpu/fpu.h) --- */
 	bool fpu_live;                   /* guest's state is in the host's registers, not in xsave */
+	uint32_t host_mxcsr;             /* the client thread's own, while fpu_live */
+	uint16_t host_fcw;
 	uint8_t *xsave;                  /* host's standard XSAVE format, 64-byte aligned, fpu_xsave_size() bytes */
 
 	/* --- owners --- */

@@ -51,6 +51,12 @@ struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access
 /* The same without faults, flags or entries: for debuggers and KVM_TRANSLATE. false: not mapped. */
 bool tlb_probe(struct cpu *cpu, uint64_t addr, uint64_t *gpa, bool *writable, bool *user);
 
+/*
+ * Reads guest-physical memory as the processor does for itself (PDPTEs): through EPT under a control block that has
+ * it, with EPT violations and misconfigurations (no linear address). Unbacked addresses read as ones.
+ */
+void tlb_read_gpa(struct cpu *cpu, uint64_t gpa, void *to, unsigned size);
+
 /* Selects the context for the processor's present state; called by cpu_mode_update(). */
 void tlb_context_update(struct cpu *cpu);
 
