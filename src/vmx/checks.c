@@ -1,0 +1,65 @@
+/* Values and views that several VM-entry checks share. */
+#include "vmx/checks.h"
+
+/* The guest-state area keeps each property of the eight segment registers in a row, in the order of enum seg. */
+#define ROW_OK(property, type) \
+	_Static_assert(offsetof(struct vmcs12, guest_tr_##property) == \
+	               offsetof(struct vmcs12, guest_es_##property) + SEG_TR * sizeof(type), #property "s are in a row")
+ROW_OK(selector, uint16_t);
+ROW_OK(limit, uint32_t);
+ROW_OK(ar_bytes, uint32_t);
+ROW_OK(base, uint64_t);
+
+#define ROW(vmcs, property, type, seg) ((type *)((vmcs)->bytes + offsetof(struct vmcs12, guest_es_##property)) + (seg))
+
+struct vmcs12_segment vmcs12_segment_get(const struct vmcs12 *vmcs, enum seg seg)
+{
+	return (struct vmcs12_segment) {
+		.base = *ROW(vmcs, base, const uint64_t, seg),
+		.limit = *ROW(vmcs, limit, const uint32_t, seg),
+		.ar = *ROW(vmcs, ar_bytes, const uint32_t, seg),
+		.selector = *ROW(vmcs, selector, const uint16_t, seg),
+	};
+}
+
+void vmcs12_segment_set(struct vmcs12 *vmcs, enum seg seg, struct vmcs12_segment s)
+{
+	*ROW(vmcs, base, uint64_t, seg) = s.base;
+	*ROW(vmcs, limit, uint32_t, seg) = s.limit;
+	*ROW(vmcs, ar_bytes, uint32_t, seg) = s.ar;
+	*ROW(vmcs, selector, uint16_t, seg) = s.selector;
+}
+
+/* Eight memory types: UC 0, WC 1, WT 4, WP 5, WB 6, UC- 7. */
+bool pat_valid(uint64_t pat)
+{
+	for (unsigned i = 0; i < 8; i++, pat >>= 8)
+		if ((pat & 0xff) > 7 || (pat & 0xff) == 2 || (pat & 0xff) == 3)
+			return false;
+	return true;
+}
+
+bool efer_valid(uint64_t efer)
+{
+	return !(efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX));
+}
+
+/* Enable bits exist for the counters that leaf 0AH of the guest's CPUID counts; the MSR itself from version 2 on. */
+bool perf_global_ctrl_valid(const struct cpu *cpu, uint64_t value)
+{
+	const struct cpuid_entry *e = NULL;
+
+	for (unsigned i = 0; i < cpu->cpuid_count && !e; i++)
+		if (cpu->cpuid[i].leaf == 0xa)
+			e = &cpu->cpuid[i];
+	if (!e || (e->eax & 0xff) < 2)
+		return !value;
+	uint64_t general = BIT(e->eax >> 8 & 31) - 1, fixed = BIT(e->edx & 31) - 1;
+	return !(value & ~(general | fixed << 32));
+}
+
+/* A PDPTE of PAE paging, if present, has bits 2:1, 8:5 and those above the physical-address width clear. */
+bool pdpte_valid(const struct cpu *cpu, uint64_t pdpte)
+{
+	return !(pdpte & 1) || (!(pdpte & 0x1e6) && !(pdpte >> cpu->maxphyaddr));
+}

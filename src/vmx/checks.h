@@ -1,0 +1,86 @@
+/*
+ * vmx/checks -- what the VM-entry checks, entry and exit share: the macro that
+ * lets a failed check name itself, and views of vmcs12 that the table of
+ * fields does not give.
+ */
+#ifndef ANYKVM_VMX_CHECKS_H
+#define ANYKVM_VMX_CHECKS_H
+
+#include "vmx/internal.h"
+
+/* A condition that VM entry demands. When it does not hold, its own text is traced and the check fails. */
+#define REQUIRE(cond) \
+	do { \
+		if (unlikely(!(cond))) { \
+			trace(vmx, "entry check failed: %s", #cond); \
+			return false; \
+		} \
+	} while (0)
+
+/* Secondary controls as the processor takes them: all clear unless the primary controls activate them. */
+static inline uint32_t vmcs12_secondary(const struct vmcs12 *vmcs)
+{
+	return vmcs->cpu_based_vm_exec_control & PRIMARY_SECONDARY ? vmcs->secondary_vm_exec_control : 0;
+}
+
+/* A segment register of the guest-state area. */
+struct vmcs12_segment { uint64_t base; uint32_t limit, ar; uint16_t selector; };
+struct vmcs12_segment vmcs12_segment_get(const struct vmcs12 *vmcs, enum seg seg);
+void vmcs12_segment_set(struct vmcs12 *vmcs, enum seg seg, struct vmcs12_segment s);
+
+/* Access rights, as VMX lays them out. */
+enum { AR_TYPE = 0xf, AR_S = 1 << 4, AR_DPL_SHIFT = 5, AR_P = 1 << 7, AR_RESERVED_LOW = 0xf00, AR_L = 1 << 13, AR_DB = 1 << 14,
+       AR_G = 1 << 15, AR_UNUSABLE = 1 << 16 };
+#define AR_RESERVED_HIGH 0xfffe0000u
+
+/* Does the guest that vmcs12 describes use PAE paging, hence PDPTEs? */
+static inline bool vmcs12_pae_paging(const struct vmcs12 *vmcs)
+{
+	return (vmcs->guest_cr0 & CR0_PG) && (vmcs->guest_cr4 & CR4_PAE) && !(vmcs->vm_entry_controls & VMENTRY_IA32E);
+}
+
+static inline unsigned intr_type(uint32_t info) { return info >> INTR_INFO_TYPE_SHIFT & 7; }
+/* Interruption type that only VM entry knows: an MTF VM exit is pending after entry. */
+enum { INTR_TYPE_OTHER = 7 };
+
+/* Canonical for a processor with 48 linear-address bits, whatever paging mode is on. */
+static inline bool linear_canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
+
+/* MSR values as both state areas must hold them. */
+bool pat_valid(uint64_t pat);
+bool efer_valid(uint64_t efer);
+bool perf_global_ctrl_valid(const struct cpu *cpu, uint64_t value);
+bool pdpte_valid(const struct cpu *cpu, uint64_t pdpte);
+
+/*
+ * The host-state rule that looks at the processor: L1 returns to the mode it
+ * enters from. Apart from vmx_check_host(), because a restored L2 has no L1 to
+ * look at.
+ */
+bool vmx_check_address_space_size(const struct vmx_vcpu *v, const struct vmcs12 *vmcs);
+
+/* ---- the rest of entry and exit ---- */
+
+/* vmcs12's controls into vmcs02 (merge.c). */
+void vmx_merge(struct vmx_vcpu *v);
+/* What they name by address. false: there was no memory somewhere; vmcs02 is usable all the same. */
+bool vmx_merge_pages(struct vmx_vcpu *v);
+/* Looks the virtual-APIC page up; again whenever slots have changed. */
+bool vmx_map_vapic(struct vmx_vcpu *v);
+
+/* MSR lists (msr_lists.c). 0, or the number (from 1) of the entry that failed. */
+uint32_t vmx_msr_list_load(struct vmx_vcpu *v, uint64_t addr, uint32_t count);
+uint32_t vmx_msr_list_store(struct vmx_vcpu *v, uint64_t addr, uint32_t count);
+
+/* VM-entry failure after the processor began to load guest state: exit.c. */
+enum vmx_entry_outcome vmx_entry_failure(struct vmx_vcpu *v, enum exit_reason reason, uint64_t qualification);
+
+/* VMX-preemption timer (events.c): counts from vmcs12's value; what is left of it. */
+void vmx_timer_start(struct vmx_vcpu *v);
+void vmx_timer_stop(struct vmx_vcpu *v);
+
+/* TPR shadow (apicv.c): the virtual TPR fell below the threshold. */
+bool vmx_tpr_below_threshold(const struct vmx_vcpu *v);
+void vmx_vapic_dirty(struct vmx_vcpu *v);
+
+#endif
