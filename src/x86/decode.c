@@ -269,6 +269,8 @@ static void fill_encoding(struct insn *in, const ZydisDecodedInstruction *z)
 	in->opcode = z->opcode;
 	in->opsize = z->operand_width / 8;
 	in->addrsize = z->address_width / 8;
+	if (in->encoding == ENC_LEGACY && in->map == 0 && in->opcode >= 0x6c && in->opcode <= 0x6f && in->opsize == 8)
+		in->opsize = 4;                  /* INS, OUTS: there are no 8-byte ports */
 }
 
 static void fill(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, int mode_bits,
