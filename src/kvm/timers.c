@@ -1,0 +1,120 @@
+/*
+ * Wake-ups of vCPUs at a time, for nested VMX's preemption timer: one thread
+ * per VM, made with the first vCPU (sandboxes forbid threads later). Arming is
+ * a store; the thread is told only when the new time is before the one it
+ * sleeps for, so a guest hypervisor that re-arms the same far deadline at every
+ * VM entry costs no system call.
+ *
+ * The order that matters: timer_set() stores the time, then reads next; the
+ * thread stores next, then reads the times (both sequentially consistent), so
+ * a time is either seen by the scan or seen to be earlier than next.
+ */
+#include <stdlib.h>
+#include "kvm/sigmask.h"
+#include "kvm/vcpu.h"
+
+struct timers {
+	pthread_t thread;
+	unsigned users;
+	_Atomic uint32_t wake;
+	_Atomic uint64_t next;           /* what the thread sleeps for */
+	_Atomic bool stop;
+};
+
+/* Fires what is due; returns the earliest time that is not. */
+static uint64_t timers_scan(struct vm *vm, uint64_t now)
+{
+	uint64_t next = UINT64_MAX;
+	unsigned n = atomic_load(&vm->nvcpus);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct vcpu *v = vm->vcpus[i];
+		uint64_t at = atomic_load(&v->timer_ns);
+
+		if (at <= now) {
+			if (atomic_compare_exchange_strong(&v->timer_ns, &at, UINT64_MAX))
+				vcpu_kick(v);
+		} else if (at < next) {
+			next = at;
+		}
+	}
+	return next;
+}
+
+static void *timers_thread(void *arg)
+{
+	struct vm *vm = arg;
+	struct timers *t = vm->timers;
+
+	while (!atomic_load(&t->stop)) {
+		uint32_t seen = atomic_load(&t->wake);
+		uint64_t now = time_ns(), next;
+
+		atomic_store(&t->next, UINT64_MAX);
+		next = timers_scan(vm, now);
+		atomic_store(&t->next, next);
+		/* A time stored between the scan and this store saw next as UINT64_MAX and has bumped wake. */
+		futex_wait(&t->wake, seen, next == UINT64_MAX ? UINT64_MAX : next - now);
+	}
+	return NULL;
+}
+
+/* Client signals are not for this thread. */
+static int thread_start(struct timers *t, struct vm *vm)
+{
+	uint64_t old = sigmask_set(sigmask_all());
+	int r = pthread_create(&t->thread, NULL, timers_thread, vm);
+
+	sigmask_set(old);
+	return -r;
+}
+
+int timers_get(struct vm *vm)
+{
+	struct timers *t = vm->timers;
+	int r;
+
+	if (t) {
+		t->users++;
+		return 0;
+	}
+	t = calloc(1, sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	*t = (struct timers){ .users = 1, .next = UINT64_MAX };
+	vm->timers = t;
+	r = thread_start(t, vm);
+	if (r < 0) {
+		vm->timers = NULL;
+		free(t);
+	}
+	return r;
+}
+
+/* all: vCPUs are being freed one by one, so the thread must not look at any of them again. */
+void timers_put(struct vm *vm, bool all)
+{
+	struct timers *t = vm->timers;
+
+	if (!t || (--t->users && !all))
+		return;
+	atomic_store(&t->stop, true);
+	atomic_fetch_add(&t->wake, 1);
+	futex_wake(&t->wake, 1);
+	pthread_join(t->thread, NULL);
+	vm->timers = NULL;
+	free(t);
+}
+
+void timer_set(struct vcpu *v, uint64_t ns)
+{
+	struct timers *t = v->vm->timers;
+
+	if (atomic_load_explicit(&v->timer_ns, memory_order_relaxed) == ns)
+		return;
+	atomic_store(&v->timer_ns, ns);
+	if (ns < atomic_load(&t->next)) {
+		atomic_fetch_add(&t->wake, 1);
+		futex_wake(&t->wake, 1);
+	}
+}
