@@ -106,9 +106,9 @@ static bool check_vpid(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 	return true;
 }
 
-static bool check_eptp(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
+bool vmx_eptp_ok(const struct vmx_vcpu *v, uint64_t eptp)
 {
-	uint64_t eptp = vmcs->ept_pointer, caps = v->caps.ept_vpid;
+	uint64_t caps = v->caps.ept_vpid;
 	unsigned memory_type = eptp & 7, levels = (eptp >> 3 & 7) + 1;
 
 	REQUIRE((memory_type == 0 && (caps & EPT_CAP_UC)) || (memory_type == 6 && (caps & EPT_CAP_WB)));
@@ -131,7 +131,7 @@ static bool check_ept(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 	}
 	if (secondary & SECONDARY_PML)
 		REQUIRE(vmx_pa_ok(v, vmcs->pml_address, PAGE_SIZE_4K));
-	return check_eptp(v, vmcs);
+	return vmx_eptp_ok(v, vmcs->ept_pointer);
 }
 
 static bool check_vm_functions(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)

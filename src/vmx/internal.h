@@ -34,6 +34,8 @@ struct vmx_caps {
 	bool first_generation;           /* the client's narrowing was below any processor: see capabilities.c */
 };
 
+#define VMX_BASIC_TRUE_CONTROLS BIT(55)
+#define VMX_MISC_VMWRITE_ANY BIT(29)
 /* The number of entries a VM-entry or VM-exit MSR list may have. */
 static inline unsigned vmx_caps_msr_list_max(const struct vmx_caps *c) { return ((c->misc >> 25 & 7) + 1) * 512; }
 static inline unsigned vmx_caps_timer_rate(const struct vmx_caps *c) { return c->misc & 31; }
@@ -73,6 +75,8 @@ struct vmx_vcpu {
 	bool timer_active;
 	uint64_t timer_deadline;
 	bool pages_pending;              /* vmx_resume_l2(): pages that vmcs12 names are still to be looked up at KVM_RUN */
+	uint64_t mapped_generation;      /* mem_generation() when vmcs02's virtual-APIC page was looked up */
+	uint8_t no_page[PAGE_SIZE_4K];   /* stands in for a virtual-APIC page where L1 has no memory */
 
 	/* L1's own values of what VM entry may replace and VM exit may leave to nobody (no exit control loads them). */
 	struct { uint64_t debugctl, dr7, pat, efer, perf_global_ctrl; bool nmi_blocked; } l1;
@@ -96,10 +100,13 @@ void vmx_fail(struct vmx_vcpu *v, enum vm_instruction_error error);
 void vmx_fail_invalid(struct vmx_vcpu *v);
 void vmx_succeed(struct vmx_vcpu *v);
 
+/* Types of INVEPT and INVVPID that L1 was offered (vpid.c). */
+bool vmx_invept_type_ok(const struct vmx_vcpu *v, uint64_t type);
+bool vmx_invvpid_type_ok(const struct vmx_vcpu *v, uint64_t type);
 /* INVEPT and INVVPID, operands fetched (vpid.c). false: VMfail(VMXERR_INVALID_OPERAND) is due. */
 bool vmx_invept(struct vmx_vcpu *v, uint64_t type, const uint64_t descriptor[2]);
 bool vmx_invvpid(struct vmx_vcpu *v, uint64_t type, const uint64_t descriptor[2]);
-/* Would VM entry take this EPT pointer? */
+/* Would VM entry take this EPT pointer? (check_controls.c) */
 bool vmx_eptp_ok(const struct vmx_vcpu *v, uint64_t eptp);
 
 /* ---- switching the control block (nested.c) ---- */

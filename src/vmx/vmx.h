@@ -28,7 +28,7 @@ void vmx_free(struct vmx_vcpu *v);
 void vmx_reset(struct vmx_vcpu *v);
 
 /* Executes the VMX instruction cpu->cur_insn of L1 (CPU_EXIT_VMX_INSN): advances RIP, sets flags, enters L2, or sets
- * cpu->event for a fault. cpu->leaving is CPU_EXIT_NONE afterwards, or says why KVM_RUN must end (operand in MMIO, the
+ * cpu->event for a fault. cpu->leave_why is CPU_EXIT_NONE afterwards, or says why KVM_RUN must end (operand in MMIO, the
  * client's memory gone); the instruction is then run again later. */
 void vmx_instruction(struct vmx_vcpu *v);
 

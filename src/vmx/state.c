@@ -1,0 +1,148 @@
+/*
+ * vmx/state -- KVM_GET_NESTED_STATE and KVM_SET_NESTED_STATE.
+ *
+ * The image is KVM's, byte for byte, so that a guest can move between hosts
+ * with VT-x and ours. It holds the live contents of the cached VMCSs: guest
+ * memory, which may lag behind them, is neither written nor read here.
+ */
+#include "vmx/checks.h"
+#include "vmx/internal.h"
+
+#define HEADER_SIZE sizeof(struct kvm_nested_state)
+#define KNOWN_FLAGS (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING | KVM_STATE_NESTED_EVMCS | \
+                     KVM_STATE_NESTED_MTF_PENDING | KVM_STATE_NESTED_GIF_SET)
+_Static_assert(HEADER_SIZE == 128, "KVM's ABI");
+_Static_assert(offsetof(struct kvm_nested_state, data) == 128, "KVM's ABI");
+_Static_assert(sizeof(struct kvm_vmx_nested_state_data) == 2 * VMCS12_SIZE, "KVM's ABI");
+
+/* L2 has a shadow VMCS for its own VMREADs. */
+static bool uses_shadow(const struct vmcs12 *vmcs)
+{
+	return (vmcs12_secondary(vmcs) & SECONDARY_SHADOW_VMCS) && vmcs->vmcs_link_pointer != VMX_NO_POINTER;
+}
+
+static void fill_header(const struct vmx_vcpu *v, struct kvm_nested_state *h)
+{
+	*h = (struct kvm_nested_state){
+		.format = KVM_STATE_NESTED_FORMAT_VMX, .size = HEADER_SIZE,
+		.hdr.vmx = { .vmxon_pa = VMX_NO_POINTER, .vmcs12_pa = VMX_NO_POINTER },
+	};
+	if (!v->in_operation)
+		return;
+	h->hdr.vmx.vmxon_pa = v->vmxon_ptr;
+	h->hdr.vmx.vmcs12_pa = v->current_ptr;
+	if (v->current_ptr != VMX_NO_POINTER)
+		h->size += VMCS12_SIZE;
+	if (!v->in_l2)
+		return;
+	if (uses_shadow(&v->vmcs12))
+		h->size += VMCS12_SIZE;
+	h->flags = KVM_STATE_NESTED_GUEST_MODE | (v->run_pending ? KVM_STATE_NESTED_RUN_PENDING : 0) |
+	           (v->mtf_pending ? KVM_STATE_NESTED_MTF_PENDING : 0);
+	if (v->timer_active) {
+		h->hdr.vmx.flags = KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
+		h->hdr.vmx.preemption_timer_deadline = v->timer_deadline;
+	}
+}
+
+int vmx_get_nested_state(struct vmx_vcpu *v, struct kvm_nested_state *state, uint32_t user_size)
+{
+	struct kvm_nested_state header;
+
+	fill_header(v, &header);
+	if (user_size < header.size) {
+		state->size = header.size;
+		return -E2BIG;
+	}
+	if (v->in_l2)
+		vmx_sync_vmcs12(v);
+	memcpy(state, &header, HEADER_SIZE);
+	if (header.size > HEADER_SIZE)
+		memcpy(state->data.vmx[0].vmcs12, &v->vmcs12, VMCS12_SIZE);
+	if (header.size > HEADER_SIZE + VMCS12_SIZE)
+		memcpy(state->data.vmx[0].shadow_vmcs12, &v->shadow, VMCS12_SIZE);
+	return 0;
+}
+
+/* ---- KVM_SET_NESTED_STATE ---- */
+
+/* Everything that can be said of the header before the present state is given up. */
+static bool header_ok(const struct vmx_vcpu *v, const struct kvm_nested_state *s)
+{
+	REQUIRE(s->size >= HEADER_SIZE);
+	REQUIRE(!(s->flags & ~KNOWN_FLAGS));
+	REQUIRE(!(s->flags & KVM_STATE_NESTED_RUN_PENDING) || (s->flags & KVM_STATE_NESTED_GUEST_MODE));
+	REQUIRE(s->format == KVM_STATE_NESTED_FORMAT_VMX);
+	if (s->hdr.vmx.vmxon_pa == VMX_NO_POINTER) {
+		REQUIRE(!s->hdr.vmx.smm.flags);
+		REQUIRE(s->hdr.vmx.vmcs12_pa == VMX_NO_POINTER);
+		REQUIRE(!(s->flags & ~KVM_STATE_NESTED_EVMCS));
+	} else {
+		REQUIRE(v->offered);
+		REQUIRE(vmx_pa_ok(v, s->hdr.vmx.vmxon_pa, PAGE_SIZE_4K));
+	}
+	/* There is no SMM here, so no state may speak of it; and no enlightened VMCS was enabled. */
+	REQUIRE(!s->hdr.vmx.smm.flags);
+	REQUIRE(!(s->hdr.vmx.flags & ~KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE));
+	REQUIRE(!(s->flags & KVM_STATE_NESTED_EVMCS));
+	return true;
+}
+
+static bool current_vmcs_ok(const struct vmx_vcpu *v, const struct kvm_nested_state *s)
+{
+	REQUIRE(s->hdr.vmx.vmcs12_pa != VMX_NO_POINTER);
+	REQUIRE(s->hdr.vmx.vmcs12_pa != s->hdr.vmx.vmxon_pa);
+	REQUIRE(vmx_pa_ok(v, s->hdr.vmx.vmcs12_pa, PAGE_SIZE_4K));
+	return true;
+}
+
+static bool load_shadow(struct vmx_vcpu *v, const struct kvm_nested_state *s)
+{
+	if (!uses_shadow(&v->vmcs12))
+		return true;
+	REQUIRE(s->size >= HEADER_SIZE + 2 * VMCS12_SIZE);
+	memcpy(&v->shadow, s->data.vmx[0].shadow_vmcs12, VMCS12_SIZE);
+	REQUIRE(v->shadow.revision_id == (VMX_REVISION | VMCS12_SHADOW_BIT));
+	v->shadow_valid = true;
+	return true;
+}
+
+/* The guest of v->vmcs12 goes on where the client took it: all checks of VM entry, but no VM entry. */
+static int restore_l2(struct vmx_vcpu *v, const struct kvm_nested_state *s)
+{
+	uint64_t qualification;
+	int error = -EINVAL;
+
+	v->run_pending = s->flags & KVM_STATE_NESTED_RUN_PENDING;
+	v->mtf_pending = s->flags & KVM_STATE_NESTED_MTF_PENDING;
+	v->timer_active = s->hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
+	v->timer_deadline = s->hdr.vmx.preemption_timer_deadline;
+	if (load_shadow(v, s) && vmx_check_controls(v, &v->vmcs12) && vmx_check_host(v, &v->vmcs12) &&
+	    vmx_check_guest(v, &v->vmcs12, &qualification))
+		error = vmx_resume_l2(v);
+	if (error)
+		v->run_pending = v->mtf_pending = v->timer_active = v->shadow_valid = false;
+	return error;
+}
+
+int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state)
+{
+	/* Also what tells "no VMX state" from a reset client with a full-sized buffer: the pointers, not the size. */
+	if (!header_ok(v, state))
+		return -EINVAL;
+	vmx_leave(v);
+	if (state->hdr.vmx.vmxon_pa == VMX_NO_POINTER)
+		return 0;
+	vmx_enter_operation(v, state->hdr.vmx.vmxon_pa);
+	if (state->size < HEADER_SIZE + VMCS12_SIZE) {
+		bool vmcs_expected = (state->flags & KVM_STATE_NESTED_GUEST_MODE) || state->hdr.vmx.vmcs12_pa != VMX_NO_POINTER;
+		return vmcs_expected ? -EINVAL : 0;
+	}
+	if (!current_vmcs_ok(v, state))
+		return -EINVAL;
+	memcpy(&v->vmcs12, state->data.vmx[0].vmcs12, VMCS12_SIZE);
+	v->current_ptr = state->hdr.vmx.vmcs12_pa;
+	if (v->vmcs12.revision_id != VMX_REVISION)
+		return -EINVAL;
+	return state->flags & KVM_STATE_NESTED_GUEST_MODE ? restore_l2(v, state) : 0;
+}
