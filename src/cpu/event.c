@@ -65,6 +65,7 @@ _Noreturn void cpu_vmexit(struct cpu *cpu, uint32_t reason, uint64_t qualificati
 		v->insn_len = cpu->cur_insn->len;
 	}
 	cpu->delivering.valid = false;
+	cpu->iret_unblocked_nmi = false;
 	trace(vmx, "vCPU %u: exit %u qualification %#llx at %#llx", cpu->index, reason, (unsigned long long)qualification,
 	      (unsigned long long)cpu->rip);
 	unwind(cpu, CPU_EXIT_VMEXIT);
