@@ -1,0 +1,280 @@
+/*
+ * cpu/tlb -- contexts of the software TLB, and translation on a miss.
+ *
+ * All memory is taken at creation; the kernel gives pages when a context is
+ * first used. A context is chosen by everything that its entries depend on
+ * except CR3: as on a processor, loading CR3 flushes a PCID or says not to.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+#include "cpu/tlb_set.h"
+#include "cpu/walk.h"
+#include "xlat/xlat.h"
+
+static uint64_t tlb_entries_wanted(void)
+{
+	uint64_t n = 64;
+
+	while (n < params.tlb_entries && n < 65536)
+		n *= 2;
+	return n;
+}
+
+bool tlb_init(struct cpu *cpu)
+{
+	unsigned count = params.tlb_contexts < 2 ? 2 : params.tlb_contexts > 256 ? 256 : params.tlb_contexts;
+	uint64_t entries = tlb_entries_wanted();
+	size_t size = count * entries * (sizeof(struct tlb_entry) + 1);
+	struct tlb_set *s = calloc(1, sizeof(*s) + count * sizeof(s->context[0]));
+	uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (!s || memory == MAP_FAILED) {
+		free(s);
+		if (memory != MAP_FAILED)
+			munmap(memory, size);
+		return false;
+	}
+	s->count = count;
+	s->entries = entries;
+	s->memory = memory;
+	s->memory_size = size;
+	for (unsigned i = 0; i < count; i++) {
+		s->context[i].entries = (struct tlb_entry *)memory + i * entries;
+		s->context[i].meta = memory + count * entries * sizeof(struct tlb_entry) + i * entries;
+	}
+	cpu->tlbs = s;
+	cpu->tlb_mask = (entries - 1) * sizeof(struct tlb_entry);
+	return true;
+}
+
+void tlb_free(struct cpu *cpu)
+{
+	if (!cpu->tlbs)
+		return;
+	munmap(cpu->tlbs->memory, cpu->tlbs->memory_size);
+	free(cpu->tlbs);
+	cpu->tlbs = NULL;
+}
+
+/* ---- choosing a context ---- */
+
+static uint32_t key_paging_bits(const struct cpu *cpu)
+{
+	uint32_t bits = TLB_PG;
+
+	bits |= cpu->cr4 & CR4_PAE ? TLB_PAE : cpu->cr4 & CR4_PSE ? TLB_PSE : 0;
+	bits |= cpu->cr4 & CR4_PGE ? TLB_PGE : 0;
+	bits |= cpu->efer & EFER_NX ? TLB_NXE : 0;
+	bits |= cpu->efer & EFER_LMA ? TLB_LMA : 0;
+	if (cpu->cpl == 3)
+		return bits | TLB_USER;
+	bits |= cpu->cr0 & CR0_WP ? TLB_WP : 0;
+	bits |= cpu->cr4 & CR4_SMEP ? TLB_SMEP : 0;
+	if (cpu->cr4 & CR4_SMAP)
+		bits |= TLB_SMAP | (cpu->rflags & RFLAGS_AC ? TLB_OVERRIDE : 0);
+	return bits;
+}
+
+static struct tlb_key key_now(const struct cpu *cpu)
+{
+	bool paging = cpu->cr0 & CR0_PG;
+
+	return (struct tlb_key){
+		/* Of the pointer, the root and the accessed and dirty control matter. */
+		.eptp = walk_has_ept(cpu) ? cpu->ctl->eptp & 0xffffffffff040ull : 0,
+		.bits = (paging ? key_paging_bits(cpu) : 0) | (cpu->mode & MODE_WATCH ? TLB_WATCH : 0),
+		.vpid = cpu->ctl->vpid,
+		.pcid = paging && (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0 };
+}
+
+static bool key_equal(const struct tlb_key *a, const struct tlb_key *b)
+{
+	return a->eptp == b->eptp && a->bits == b->bits && a->vpid == b->vpid && a->pcid == b->pcid;
+}
+
+/* Makes c, perhaps used for something else until now, an empty context. */
+static void context_recycle(struct tlb_set *s, struct tlb_context *c, const struct tlb_key *key)
+{
+	if (!c->used) {
+		for (uint64_t i = 0; i < s->entries; i++)
+			tlb_entry_clear(&c->entries[i]);
+		memset(c->meta, 0, s->entries);
+	}
+	c->used = true;
+	c->key = *key;
+	c->id = ++s->last_id;
+}
+
+static struct tlb_context *context_find(struct cpu *cpu, const struct tlb_key *key)
+{
+	struct tlb_set *s = cpu->tlbs;
+	struct tlb_context *oldest = NULL;
+
+	for (unsigned i = 0; i < s->count; i++) {
+		struct tlb_context *c = &s->context[i];
+
+		if (c->used && key_equal(&c->key, key))
+			return c;
+		if (!oldest || (oldest->used && (!c->used || c->last_use < oldest->last_use)))
+			oldest = c;
+	}
+	if (oldest == s->current)
+		s->current = NULL;
+	if (oldest->used)
+		tlb_context_flush(cpu, oldest, false);
+	context_recycle(s, oldest, key);
+	return oldest;
+}
+
+void tlb_context_update(struct cpu *cpu)
+{
+	struct tlb_set *s = cpu->tlbs;
+	struct tlb_key key = key_now(cpu);
+
+	if (!s->current || !key_equal(&s->current->key, &key)) {
+		s->current = context_find(cpu, &key);
+		cpu->tlb = s->current->entries;
+	}
+	s->current->last_use = ++s->clock;
+	if (cpu->engine)
+		engine_jump_cache_select(cpu, s->current->id);
+}
+
+/* ---- filling entries ---- */
+
+static bool slot_is_logged_clean(const struct mem_slot *slot, uint64_t pa)
+{
+	uint64_t page = (pa - slot->gpa) >> 12;
+
+	return slot->dirty && !(slot->dirty[page / 64] & BIT(page % 64));
+}
+
+static bool store_is_plain(const struct mem_slot *slot, uint64_t pa)
+{
+	return !(slot->flags & MEM_SLOT_READONLY) && !slot_is_logged_clean(slot, pa) && *mem_slot_code(slot, pa) == 0;
+}
+
+static void context_note(struct tlb_set *s, struct tlb_context *c, const struct walk *w, unsigned index)
+{
+	uint8_t meta = w->global ? META_GLOBAL : 0;
+
+	if (w->shift > 22) {
+		meta |= META_HUGE;
+		c->huge |= BIT(tlb_hash(w->addr >> 30) & 63);
+	} else if (w->shift > 12) {
+		meta |= META_LARGE;
+		c->large |= BIT(tlb_hash(w->addr >> tlb_large_shift(&c->key)) & 63);
+	}
+	if (tlb_entry_page(&c->entries[index]) == TLB_NO_TAG) {
+		if (c->touched_count < TLB_TOUCHED)
+			c->touched[c->touched_count] = index;
+		if (c->touched_count <= TLB_TOUCHED)
+			c->touched_count++;
+	}
+	c->meta[index] = meta;
+}
+
+static void context_note_exec(struct tlb_context *c, const struct walk *w)
+{
+	unsigned hash = tlb_hash(w->addr >> 12);
+
+	c->exec[hash / 64] |= BIT(hash % 64);
+	c->exec_any = true;
+	c->exec_local |= !w->global;
+	if (w->shift > 22)
+		c->exec_large |= BIT(tlb_hash(w->addr >> 30) & 63);
+	else if (w->shift > 12)
+		c->exec_large |= BIT(tlb_hash(w->addr >> tlb_large_shift(&c->key)) & 63);
+}
+
+/*
+ * Execute permission enters only by a fetch, so that the engine hears of each
+ * page it must compare with its translations.
+ */
+static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_slot *slot)
+{
+	struct tlb_set *s = cpu->tlbs;
+	struct tlb_context *c = s->current;
+	unsigned index = tlb_index(s, w->addr);
+	struct tlb_entry *e = &c->entries[index], new;
+	uint64_t page = TLB_PAGE(w->addr), host = (uint64_t)mem_slot_host(slot, TLB_PAGE(w->pa));
+	bool watched = c->key.bits & TLB_WATCH, kept = e->exec_tag == page && e->host == host;
+	bool exec = (w->rights & ACCESS_EXEC) && ((w->access & ACCESS_EXEC) || kept);
+
+	/* State and context may disagree while a rule is changing privilege: then remember nothing. */
+	if (!!(c->key.bits & TLB_USER) != (w->user && (c->key.bits & TLB_PG)) || !!(c->key.bits & TLB_PG) != !!(cpu->cr0 & CR0_PG))
+		return;
+	new.read_tag = (w->rights & ACCESS_READ) && !watched ? page : TLB_NO_TAG;
+	new.write_tag = new.read_tag != TLB_NO_TAG && (w->rights & ACCESS_WRITE) && w->dirty && store_is_plain(slot, w->pa)
+	              ? page : TLB_NO_TAG;
+	new.exec_tag = exec ? page : TLB_NO_TAG;
+	new.host = host;
+	if (tlb_entry_page(&new) == TLB_NO_TAG)
+		return;
+	context_note(s, c, w, index);
+	*e = new;
+	if (w->access & ACCESS_EXEC) {
+		context_note_exec(c, w);
+		engine_exec_mapped(cpu, w->pa);
+	}
+}
+
+static bool is_apic_access_page(const struct cpu *cpu, uint64_t pa)
+{
+	return (cpu->ctl->secondary & SECONDARY_APIC_ACCESSES) && TLB_PAGE(pa) == TLB_PAGE(cpu->ctl->apic_access_gpa);
+}
+
+static struct walk walk_of(const struct cpu *cpu, uint64_t addr, unsigned access)
+{
+	return (struct walk){ .addr = cpu->efer & EFER_LMA ? addr : (uint32_t)addr, .access = access,
+	                      .user = cpu->cpl == 3 && !(access & ACCESS_SUPER), .linear = true };
+}
+
+struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access)
+{
+	struct walk w = walk_of(cpu, addr, access);
+	enum walk_outcome outcome = walk_linear(cpu, &w);
+	struct translation t = { 0 };
+
+	if (outcome != WALK_OK)
+		walk_fail(cpu, &w, outcome);
+	t.gpa = w.pa;
+	if (unlikely(is_apic_access_page(cpu, w.pa))) {
+		if (access & ACCESS_EXEC)
+			cpu_vmexit(cpu, EXIT_APIC_ACCESS, (w.pa & 0xfff) | 2 << 12);
+		t.apic_access = true;
+		return t;
+	}
+	t.slot = mem_slot_find(cpu->mem, w.pa);
+	if (!t.slot || ((access & ACCESS_WRITE) && (t.slot->flags & MEM_SLOT_READONLY)))
+		return t;
+	t.host = mem_slot_host(t.slot, w.pa);
+	if (access & ACCESS_WRITE)
+		mem_mark_dirty(t.slot, w.pa);
+	tlb_install(cpu, &w, t.slot);
+	return t;
+}
+
+bool tlb_probe(struct cpu *cpu, uint64_t addr, uint64_t *gpa, bool *writable, bool *user)
+{
+	struct walk w = walk_of(cpu, addr, ACCESS_READ | ACCESS_SUPER);
+
+	w.probe = true;
+	if (walk_linear(cpu, &w) != WALK_OK)
+		return false;
+	*gpa = w.pa;
+	*writable = w.writable_page;
+	*user = w.user_page;
+	return true;
+}
+
+void tlb_read_gpa(struct cpu *cpu, uint64_t gpa, void *to, unsigned size)
+{
+	struct walk w = { .access = ACCESS_READ };
+	enum walk_outcome outcome = walk_physical(cpu, &w, gpa, ACCESS_READ, true, &gpa);
+
+	if (outcome != WALK_OK)
+		walk_fail(cpu, &w, outcome);
+	if (!mem_read(cpu->mem, gpa, to, size))
+		memset(to, 0xff, size);
+}
