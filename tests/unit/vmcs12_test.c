@@ -1,0 +1,283 @@
+/*
+ * vmcs12 and the capability MSRs. Prints TAP.
+ *
+ * The offsets below were written down from KVM's ABI, apart from
+ * x86/vmcs_fields.def: the table must not drift, or saved guests are lost.
+ */
+#include <stdio.h>
+#include "vmx/internal.h"
+
+static unsigned failures;
+
+#define EXPECT(cond, ...) \
+	do { \
+		if (!(cond)) { \
+			failures++; \
+			printf("# %s:%d: %s: ", __FILE__, __LINE__, #cond); \
+			printf(__VA_ARGS__); \
+			printf("\n"); \
+		} \
+	} while (0)
+
+static const struct { uint16_t encoding, offset; } abi[] = {
+	{ 0x0000, 960 }, { 0x0002, 962 }, { 0x0800, 964 }, { 0x0802, 966 }, { 0x0804, 968 }, { 0x0806, 970 },
+	{ 0x0808, 972 }, { 0x080a, 974 }, { 0x080c, 976 }, { 0x080e, 978 }, { 0x0810, 980 }, { 0x0812, 996 },
+	{ 0x0c00, 982 }, { 0x0c02, 984 }, { 0x0c04, 986 }, { 0x0c06, 988 }, { 0x0c08, 990 }, { 0x0c0a, 992 },
+	{ 0x0c0c, 994 }, { 0x2000, 40 }, { 0x2002, 48 }, { 0x2004, 56 }, { 0x2006, 64 }, { 0x2008, 72 }, { 0x200a, 80 },
+	{ 0x200e, 312 }, { 0x2010, 88 }, { 0x2012, 96 }, { 0x2014, 104 }, { 0x2016, 112 }, { 0x2018, 296 },
+	{ 0x201a, 120 }, { 0x201c, 128 }, { 0x201e, 136 }, { 0x2020, 144 }, { 0x2022, 152 }, { 0x2024, 304 },
+	{ 0x2026, 280 }, { 0x2028, 288 }, { 0x202c, 160 }, { 0x202e, 320 }, { 0x2032, 328 }, { 0x2400, 168 },
+	{ 0x2800, 176 }, { 0x2802, 184 }, { 0x2804, 192 }, { 0x2806, 200 }, { 0x2808, 208 }, { 0x280a, 216 },
+	{ 0x280c, 224 }, { 0x280e, 232 }, { 0x2810, 240 }, { 0x2812, 248 }, { 0x2c00, 256 }, { 0x2c02, 264 },
+	{ 0x2c04, 272 }, { 0x4000, 744 }, { 0x4002, 748 }, { 0x4004, 752 }, { 0x4006, 756 }, { 0x4008, 760 },
+	{ 0x400a, 764 }, { 0x400c, 768 }, { 0x400e, 772 }, { 0x4010, 776 }, { 0x4012, 780 }, { 0x4014, 784 },
+	{ 0x4016, 788 }, { 0x4018, 792 }, { 0x401a, 796 }, { 0x401c, 800 }, { 0x401e, 804 }, { 0x4400, 808 },
+	{ 0x4402, 812 }, { 0x4404, 816 }, { 0x4406, 820 }, { 0x4408, 824 }, { 0x440a, 828 }, { 0x440c, 832 },
+	{ 0x440e, 836 }, { 0x4800, 840 }, { 0x4802, 844 }, { 0x4804, 848 }, { 0x4806, 852 }, { 0x4808, 856 },
+	{ 0x480a, 860 }, { 0x480c, 864 }, { 0x480e, 868 }, { 0x4810, 872 }, { 0x4812, 876 }, { 0x4814, 880 },
+	{ 0x4816, 884 }, { 0x4818, 888 }, { 0x481a, 892 }, { 0x481c, 896 }, { 0x481e, 900 }, { 0x4820, 904 },
+	{ 0x4822, 908 }, { 0x4824, 912 }, { 0x4826, 916 }, { 0x482a, 920 }, { 0x482e, 928 }, { 0x4c00, 924 },
+	{ 0x6000, 344 }, { 0x6002, 352 }, { 0x6004, 360 }, { 0x6006, 368 }, { 0x6400, 408 }, { 0x640a, 416 },
+	{ 0x6800, 424 }, { 0x6802, 432 }, { 0x6804, 440 }, { 0x6806, 448 }, { 0x6808, 456 }, { 0x680a, 464 },
+	{ 0x680c, 472 }, { 0x680e, 480 }, { 0x6810, 488 }, { 0x6812, 496 }, { 0x6814, 504 }, { 0x6816, 512 },
+	{ 0x6818, 520 }, { 0x681a, 528 }, { 0x681c, 536 }, { 0x681e, 544 }, { 0x6820, 552 }, { 0x6822, 560 },
+	{ 0x6824, 568 }, { 0x6826, 576 }, { 0x6828, 704 }, { 0x682a, 712 }, { 0x682c, 720 }, { 0x6c00, 584 },
+	{ 0x6c02, 592 }, { 0x6c04, 600 }, { 0x6c06, 608 }, { 0x6c08, 616 }, { 0x6c0a, 624 }, { 0x6c0c, 632 },
+	{ 0x6c0e, 640 }, { 0x6c10, 648 }, { 0x6c12, 656 }, { 0x6c14, 664 }, { 0x6c16, 672 }, { 0x6c18, 680 },
+	{ 0x6c1a, 688 }, { 0x6c1c, 696 },
+};
+
+static struct vmcs12 vmcs;
+
+static void test_layout(void)
+{
+	EXPECT(vmcs_field_count == ARRAY_SIZE(abi), "%u fields", vmcs_field_count);
+	EXPECT(sizeof(struct vmcs12) == 4096, "page");
+	EXPECT(offsetof(struct vmcs12, abort) == 4 && offsetof(struct vmcs12, launch_state) == 8, "header");
+	for (unsigned i = 0; i < ARRAY_SIZE(abi); i++) {
+		bool high;
+		const struct vmcs_field *f = vmcs_field_find(abi[i].encoding, &high);
+		EXPECT(f && f->encoding == abi[i].encoding && f->offset == abi[i].offset && !high, "field %#x", abi[i].encoding);
+	}
+}
+
+/* Every encoding there can be: exactly the fields of the table and the upper halves of the 64-bit ones exist. */
+static void test_encodings(void)
+{
+	unsigned found = 0, halves = 0;
+	for (unsigned e = 0; e < 0x10000; e++) {
+		bool high, listed = false;
+		for (unsigned i = 0; i < ARRAY_SIZE(abi); i++)
+			listed |= abi[i].encoding == (e & ~1u) && (!(e & 1) || (e >> 13 & 3) == VMCS_WIDTH_64);
+		bool exists = vmcs_field_find(e, &high);
+		EXPECT(exists == listed, "encoding %#x", e);
+		found += exists && !high;
+		halves += exists && high;
+	}
+	EXPECT(found == ARRAY_SIZE(abi) && halves == 37, "%u fields, %u halves", found, halves);
+	bool high;
+	EXPECT(!vmcs_field_find(0x10000, &high) && !vmcs_field_find(0x100000000ull, &high), "wide encodings");
+}
+
+static uint64_t width_mask(const struct vmcs_field *f)
+{
+	return f->width == VMCS_WIDTH_16 ? 0xffff : f->width == VMCS_WIDTH_32 ? 0xffffffff : ~0ull;
+}
+
+static void test_read_write(void)
+{
+	const uint64_t pattern = 0x8877665544332211ull;
+	for (unsigned i = 0; i < vmcs_field_count; i++) {
+		const struct vmcs_field *f = &vmcs_fields[i];
+		uint64_t value = ~0ull;
+		unsigned other = 0;
+		memset(&vmcs, 0, sizeof(vmcs));
+		EXPECT(vmcs12_write(&vmcs, f->encoding, pattern), "%s", f->text);
+		EXPECT(vmcs12_read(&vmcs, f->encoding, &value) && value == (pattern & width_mask(f)), "%s", f->text);
+		EXPECT(!memcmp(&vmcs.bytes[f->offset], &pattern, vmcs_field_size(f)), "%s in memory", f->text);
+		for (unsigned b = 0; b < VMCS12_SIZE; b++)
+			other += vmcs.bytes[b] && (b < f->offset || b >= f->offset + vmcs_field_size(f));
+		EXPECT(!other, "%s spills", f->text);
+		if (f->width != VMCS_WIDTH_64)
+			continue;
+		EXPECT(vmcs12_read(&vmcs, f->encoding | 1, &value) && value == pattern >> 32, "%s upper half", f->text);
+		EXPECT(vmcs12_write(&vmcs, f->encoding | 1, 0xabcd), "%s upper half", f->text);
+		EXPECT(vmcs12_read(&vmcs, f->encoding, &value) && value == (0xabcdull << 32 | (uint32_t)pattern), "%s", f->text);
+	}
+	memset(&vmcs, 0, sizeof(vmcs));
+	vmcs.guest_rip = 0x1234;
+	vmcs.host_tr_selector = 0x40;
+	uint64_t value;
+	EXPECT(vmcs12_read(&vmcs, 0x681e, &value) && value == 0x1234, "GUEST_RIP by name");
+	EXPECT(vmcs12_read(&vmcs, 0x0c0c, &value) && value == 0x40, "HOST_TR_SELECTOR by name");
+}
+
+/* ---- capabilities ---- */
+
+static uint64_t msr(const struct vmx_caps *c, uint32_t index)
+{
+	uint64_t value = 0;
+	EXPECT(vmx_caps_read(c, index, &value), "MSR %#x", index);
+	return value;
+}
+
+static void test_supported(void)
+{
+	struct vmx_caps c;
+	vmx_caps_init(&c);
+	EXPECT(msr(&c, 0x480) == (0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50 | 3ull << 54), "%#llx",
+	       (unsigned long long)msr(&c, 0x480));
+	EXPECT((uint32_t)msr(&c, 0x481) == 0x16 && (uint32_t)msr(&c, 0x48d) == 0x16, "pin");
+	EXPECT((uint32_t)msr(&c, 0x482) == 0x0401e172 && (uint32_t)msr(&c, 0x48e) == 0x04006172, "primary");
+	EXPECT((uint32_t)msr(&c, 0x483) == 0x36dff && (uint32_t)msr(&c, 0x48f) == 0x36dfb, "exit");
+	EXPECT((uint32_t)msr(&c, 0x484) == 0x11ff && (uint32_t)msr(&c, 0x490) == 0x11fb, "entry");
+	EXPECT((msr(&c, 0x482) >> 32 & 0xa1b99e8c) == 0xa1b99e8c, "kvm_intel's and Xen's primary controls");
+	EXPECT(msr(&c, 0x48a) == 0x32, "VMCS_ENUM with TSC scaling");
+	EXPECT((msr(&c, 0x485) & 31) == 5, "timer rate");
+	EXPECT(!(c.secondary.may & (SECONDARY_X2APIC | SECONDARY_VIRTUAL_INTR | SECONDARY_PML | SECONDARY_VMFUNC)), "not implemented");
+	for (uint32_t i = 0x480; i <= 0x491; i++)
+		msr(&c, i);
+	uint64_t value;
+	EXPECT(!vmx_caps_read(&c, 0x492, &value) && !vmx_caps_read(&c, 0x47f, &value), "outside");
+	/* Entry and exit controls that L1s want in pairs. */
+	EXPECT(!!(c.entry.may & VMENTRY_LOAD_PAT) == !!(c.exit.may & VMEXIT_LOAD_PAT), "PAT");
+	EXPECT(!!(c.entry.may & VMENTRY_LOAD_EFER) == !!(c.exit.may & VMEXIT_LOAD_EFER), "EFER");
+	EXPECT(!!(c.entry.may & VMENTRY_LOAD_PERF_GLOBAL) == !!(c.exit.may & VMEXIT_LOAD_PERF_GLOBAL), "PERF_GLOBAL_CTRL");
+}
+
+/* Each bit of each TRUE control MSR: may-be-one bits can be lost, must-be-one bits gained, never the other way. */
+static void test_control_narrowing(void)
+{
+	static const uint32_t indices[] = { 0x48d, 0x48e, 0x48f, 0x490, 0x48b };
+	for (unsigned i = 0; i < ARRAY_SIZE(indices); i++) {
+		struct vmx_caps c;
+		vmx_caps_init(&c);
+		uint64_t all = msr(&c, indices[i]);
+		for (unsigned bit = 0; bit < 64; bit++) {
+			bool fits = bit < 32 ? !(all & BIT(bit)) : !!(all & BIT(bit));
+			vmx_caps_init(&c);
+			EXPECT(vmx_caps_write(&c, indices[i], all ^ BIT(bit)) == fits, "MSR %#x bit %u", indices[i], bit);
+			EXPECT(msr(&c, indices[i]) == (fits ? all ^ BIT(bit) : all), "MSR %#x bit %u", indices[i], bit);
+			EXPECT(vmx_caps_write(&c, indices[i], all), "back to everything");
+		}
+	}
+}
+
+static void test_other_narrowing(void)
+{
+	struct vmx_caps c;
+	vmx_caps_init(&c);
+	uint64_t basic = msr(&c, 0x480), misc = msr(&c, 0x485), ept = msr(&c, 0x48c);
+	for (uint32_t i = 0x481; i <= 0x484; i++)
+		EXPECT(!vmx_caps_write(&c, i, msr(&c, i)), "non-TRUE %#x", i);
+	EXPECT(!vmx_caps_write(&c, 0x487, 0xffffffff) && !vmx_caps_write(&c, 0x489, 0x2000), "FIXED1");
+	EXPECT(vmx_caps_write(&c, 0x486, 0x80000021) && vmx_caps_write(&c, 0x488, 0x2000), "FIXED0");
+	EXPECT(!vmx_caps_write(&c, 0x486, 0x20) && !vmx_caps_write(&c, 0x488, 0), "FIXED0 bits freed");
+
+	EXPECT(!vmx_caps_write(&c, 0x480, basic ^ 1), "revision");
+	EXPECT(!vmx_caps_write(&c, 0x480, basic | BIT(48)), "32-bit addresses");
+	EXPECT(!vmx_caps_write(&c, 0x480, basic | BIT(49)), "dual monitor");
+	EXPECT(!vmx_caps_write(&c, 0x480, (basic & ~(0x1fffull << 32)) | 0x800ull << 32), "smaller VMCS");
+	EXPECT(vmx_caps_write(&c, 0x480, basic & ~BIT(54)) && msr(&c, 0x480) == (basic & ~BIT(54)), "INS/OUTS information lost");
+
+	EXPECT(!vmx_caps_write(&c, 0x485, misc ^ 1), "timer rate");
+	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 16), "CR3 targets");
+	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 25), "MSR lists");
+	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 32), "MSEG");
+	EXPECT(!vmx_caps_write(&c, 0x485, misc | BIT(7)) && !vmx_caps_write(&c, 0x485, misc | BIT(14)), "states, PT");
+	EXPECT(vmx_caps_write(&c, 0x485, misc & ~BIT(6)), "HLT state lost");
+
+	EXPECT(vmx_caps_write(&c, 0x48c, 0) && vmx_caps_write(&c, 0x48c, ept), "EPT_VPID_CAP");
+	EXPECT(!vmx_caps_write(&c, 0x48c, ept | EPT_CAP_WALK5), "5-level EPT");
+	EXPECT(vmx_caps_write(&c, 0x48a, 0x2e) && msr(&c, 0x48a) == 0x2e, "VMCS_ENUM");
+	EXPECT(vmx_caps_write(&c, 0x491, 0) && !vmx_caps_write(&c, 0x491, 1), "VMFUNC");
+}
+
+/* What QEMU writes for `-cpu qemu64,+vmx`. */
+static struct vmx_caps silent_client(void)
+{
+	struct vmx_caps c;
+	vmx_caps_init(&c);
+	EXPECT(vmx_caps_write(&c, 0x48e, 0x0401e172ull << 32 | 0x0401e172), "primary");
+	EXPECT(vmx_caps_write(&c, 0x48d, 0x16ull << 32 | 0x16), "pin");
+	EXPECT(vmx_caps_write(&c, 0x48f, 0x36fffull << 32 | 0x36dff), "exit");
+	EXPECT(vmx_caps_write(&c, 0x490, 0x11ffull << 32 | 0x11ff), "entry");
+	EXPECT(vmx_caps_write(&c, 0x48b, 0), "secondary");
+	EXPECT(vmx_caps_write(&c, 0x48c, 0), "EPT_VPID_CAP");
+	EXPECT(vmx_caps_write(&c, 0x480, 0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50), "BASIC");
+	EXPECT(vmx_caps_write(&c, 0x485, 5), "MISC");
+	return c;
+}
+
+static void test_first_generation(void)
+{
+	struct vmx_caps client = silent_client(), c = vmx_caps_offered(&client);
+	EXPECT(c.first_generation && !client.first_generation, "rule applied");
+	EXPECT((msr(&c, 0x482) >> 32 & 0x20b99e8c) == 0x20b99e8c, "kvm_intel's primary minimum");
+	EXPECT((c.pin.may & 9) == 9 && (c.exit.may & 0x8204) == 0x8204 && (c.entry.may & 0x204) == 0x204, "its other minimums");
+	EXPECT((c.primary.may & 0x12200000) == 0x12200000, "TPR shadow, MSR and I/O bitmaps");
+	EXPECT(!(c.primary.may & (PRIMARY_SECONDARY | PRIMARY_MTF)) && !c.secondary.may && !c.ept_vpid, "nothing newer");
+	EXPECT((c.primary.must & 0x18000) == 0x18000, "CR3 exits stay fixed");
+	EXPECT(!(c.features & (BIT(VMCS_FEATURE_EPT) | BIT(VMCS_FEATURE_VPID) | BIT(VMCS_FEATURE_SECONDARY))), "fields");
+	EXPECT(c.features & BIT(VMCS_FEATURE_TPR_SHADOW), "fields of the TPR shadow");
+	/* The client reads back what it wrote. */
+	EXPECT(msr(&client, 0x48d) == (0x16ull << 32 | 0x16), "client's view");
+
+	params.strict_vmx_msrs = true;
+	c = vmx_caps_offered(&client);
+	EXPECT(!c.first_generation && c.primary.may == 0x0401e172, "strict");
+	params.strict_vmx_msrs = false;
+
+	/* A client that offers more than the minimum is taken to the letter. */
+	vmx_caps_init(&client);
+	EXPECT(vmx_caps_write(&client, 0x48e, msr(&client, 0x48e) & ~((uint64_t)PRIMARY_MTF << 32)), "without MTF");
+	c = vmx_caps_offered(&client);
+	EXPECT(!c.first_generation && !(c.primary.may & PRIMARY_MTF) && (c.secondary.may & SECONDARY_EPT), "literal");
+}
+
+static void test_consistency(void)
+{
+	struct vmx_caps client, c;
+	vmx_caps_init(&client);
+	client.secondary.may &= ~SECONDARY_EPT;
+	c = vmx_caps_offered(&client);
+	EXPECT(!(uint32_t)c.ept_vpid && c.ept_vpid >> 32 && !(c.secondary.may & SECONDARY_UNRESTRICTED), "no EPT");
+	vmx_caps_init(&client);
+	client.secondary.may &= ~SECONDARY_VPID;
+	c = vmx_caps_offered(&client);
+	EXPECT((uint32_t)c.ept_vpid && !(c.ept_vpid >> 32) && !(c.features & BIT(VMCS_FEATURE_VPID)), "no VPID");
+	params.ept = false;
+	vmx_caps_init(&c);
+	EXPECT(!(c.secondary.may & (SECONDARY_EPT | SECONDARY_UNRESTRICTED)) && !(uint32_t)c.ept_vpid, "ept=0");
+	params.ept = true;
+	params.preemption_timer = false;
+	vmx_caps_init(&c);
+	EXPECT(!(c.pin.may & PIN_PREEMPTION_TIMER) && !(c.exit.may & VMEXIT_SAVE_PREEMPTION_TIMER), "preemption_timer=0");
+	params.preemption_timer = true;
+}
+
+static const struct { const char *name; void (*run)(void); } tests[] = {
+	{ "offsets are KVM's", test_layout },
+	{ "encodings", test_encodings },
+	{ "every field can be read and written", test_read_write },
+	{ "capabilities of this build", test_supported },
+	{ "control MSRs can only be narrowed", test_control_narrowing },
+	{ "other capability MSRs", test_other_narrowing },
+	{ "a silent client gets first-generation VT-x", test_first_generation },
+	{ "what is not offered is not described", test_consistency },
+};
+
+int main(void)
+{
+	unsigned bad = 0;
+	params_init();
+	params.strict_vmx_msrs = false;
+	printf("1..%zu\n", ARRAY_SIZE(tests));
+	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
+		failures = 0;
+		tests[i].run();
+		bad += failures != 0;
+		printf("%s %u - %s\n", failures ? "not ok" : "ok", i + 1, tests[i].name);
+	}
+	return bad != 0;
+}
