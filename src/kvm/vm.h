@@ -38,8 +38,10 @@ struct vcpu {
 	_Atomic uint64_t timer_ns;       /* wake-up for nested VMX's preemption timer, CLOCK_MONOTONIC; UINT64_MAX: none */
 	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
 	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */
-	bool init_pending, triple_fault, kicked_by_hypercall, tpr_reporting, clock_stopped, revalidate;
+	bool init_pending, sipi_pending, triple_fault, kicked_by_hypercall, tpr_reporting, clock_stopped;
+	bool revalidate;                 /* a device may have written code: compare translations with their bytes */
 	uint8_t sipi_vector;
+	uint64_t asked_rip;              /* instruction that outstanding belongs to */
 	uint8_t outstanding;             /* enum outstanding (vcpu.h): what the client has been asked for */
 	bool host_access;                /* the client, not the guest, reads or writes MSRs now */
 	uint64_t vapic_addr;
@@ -84,6 +86,7 @@ struct vm {
 	uint64_t disabled_quirks;        /* KVM_X86_QUIRK_* */
 	uint64_t hypercall_exits;        /* KVM_CAP_EXIT_HYPERCALL: bit per hypercall number */
 	unsigned max_vcpu_id;            /* KVM_CAP_MAX_VCPU_ID, or 0 */
+	unsigned long nr_mmu_pages;
 	struct kvmclock_base clock;
 	struct lock clock_lock;
 	struct tsc_sync { struct lock lock; uint64_t ns, value; int64_t offset; bool valid; } tsc_sync;   /* last write of a TSC */

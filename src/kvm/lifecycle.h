@@ -1,0 +1,37 @@
+/* What the files of the VM half share: how the parts of a VM begin and end. */
+#ifndef ANYKVM_LIFECYCLE_H
+#define ANYKVM_LIFECYCLE_H
+
+#include "kvm/vm.h"
+
+/* vm.c */
+int vm_new(struct vm **out);             /* 0 or -errno; one reference, the caller's */
+void vm_free(struct vm *vm);
+
+/* eventfd.c, with its thread. 0 or -errno. */
+int eventfds_start(struct vm *vm);
+void eventfds_stop(struct vm *vm);
+/* The guest acknowledged a level interrupt that an irqfd raised. Any thread, the irqchip's lock may be held. */
+void irqfd_acknowledged(struct vm *vm, unsigned gsi);
+
+/* clock.c */
+void clock_init(struct vm *vm);
+
+/* irq.c: upcalls of the irqchip */
+extern const struct irqchip_ops vm_irqchip_ops;
+
+/* msr_filter.c */
+void msr_filter_free(struct vm *vm);
+
+/* capabilities.c: what KVM_CHECK_EXTENSION says */
+int capability_value(unsigned long cap);
+
+/* stats.c: a descriptor for KVM_GET_STATS_FD, or -errno */
+int stats_fd(const char *id);
+
+/* msr_lists.c */
+enum { KVM_MSR_LIST_MAX = 256 };         /* most MSRs in one KVM_GET/SET_MSRS, exclusive */
+/* User-space protocol of both index lists. 0 or -errno. */
+long msr_index_list_copy(void *user, const uint32_t *indices, unsigned n);
+
+#endif
