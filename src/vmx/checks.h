@@ -61,6 +61,11 @@ bool vmx_check_address_space_size(const struct vmx_vcpu *v, const struct vmcs12 
 
 /* ---- the rest of entry and exit ---- */
 
+/* Bits of CR0 that VM entry and VM exit load; the others (ET, CD, NW, reserved ones) stay. */
+#define VMX_CR0_LOADED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_PG)
+/* Pending debug exceptions, bit 12: a breakpoint that DR7 enables was met. */
+#define VMX_PENDING_ENABLED BIT(12)
+
 /* vmcs12's controls into vmcs02 (merge.c). */
 void vmx_merge(struct vmx_vcpu *v);
 /* What they name by address. false: there was no memory somewhere; vmcs02 is usable all the same. */
@@ -78,6 +83,7 @@ enum vmx_entry_outcome vmx_entry_failure(struct vmx_vcpu *v, enum exit_reason re
 /* VMX-preemption timer (events.c): counts from vmcs12's value; what is left of it. */
 void vmx_timer_start(struct vmx_vcpu *v);
 void vmx_timer_stop(struct vmx_vcpu *v);
+uint32_t vmx_timer_value(const struct vmx_vcpu *v);
 
 /* TPR shadow (apicv.c): the virtual TPR fell below the threshold. */
 bool vmx_tpr_below_threshold(const struct vmx_vcpu *v);

@@ -1,0 +1,203 @@
+/*
+ * Events at an instruction boundary of L2, in the order of their priority:
+ *
+ *   INIT; an event that VM entry or the client injected goes first otherwise;
+ *   TPR below threshold; monitor trap flag; #DB traps; preemption timer;
+ *   NMI window; NMI; interrupt window; external interrupt.
+ *
+ * Each either exits to L1, or is left to kvm/ to be delivered into L2 itself.
+ */
+#include "vmx/checks.h"
+
+/* ---- VMX-preemption timer ---- */
+
+/* It ticks when the bit of L1's TSC that its rate names changes, so whole ticks are counted. */
+void vmx_timer_start(struct vmx_vcpu *v)
+{
+	unsigned rate = vmx_caps_timer_rate(&v->caps);
+
+	v->timer_active = v->vmcs02.pin & PIN_PREEMPTION_TIMER;
+	if (!v->timer_active)
+		return;
+	v->timer_deadline = ((v->ops->l1_tsc(v->cpu) >> rate) + v->vmcs12.vmx_preemption_timer_value) << rate;
+	v->ops->timer(v->cpu, v->timer_deadline);
+}
+
+void vmx_timer_stop(struct vmx_vcpu *v)
+{
+	if (v->timer_active)
+		v->ops->timer(v->cpu, UINT64_MAX);
+	v->timer_active = false;
+}
+
+uint32_t vmx_timer_value(const struct vmx_vcpu *v)
+{
+	unsigned rate = vmx_caps_timer_rate(&v->caps);
+	uint64_t now = v->ops->l1_tsc(v->cpu);
+
+	if (!v->timer_active || v->timer_deadline <= now)
+		return 0;
+	return (v->timer_deadline >> rate) - (now >> rate);
+}
+
+static bool timer_expired(const struct vmx_vcpu *v)
+{
+	return v->timer_active && v->ops->l1_tsc(v->cpu) >= v->timer_deadline;
+}
+
+/* ---- what may exit ---- */
+
+static bool active_or_halted(const struct cpu *cpu)
+{
+	return cpu->activity == ACTIVITY_ACTIVE || cpu->activity == ACTIVITY_HLT;
+}
+
+static bool nmi_window_open(const struct vmx_vcpu *v)
+{
+	const struct cpu *cpu = v->cpu;
+
+	return (v->vmcs02.primary & PRIMARY_NMI_WINDOW) && !(cpu->shadow & (SHADOW_NMI | SHADOW_MOV_SS)) &&
+	       cpu->activity != ACTIVITY_WAIT_SIPI;
+}
+
+static bool interrupt_window_open(const struct vmx_vcpu *v)
+{
+	const struct cpu *cpu = v->cpu;
+
+	return (v->vmcs02.primary & PRIMARY_INTR_WINDOW) && (cpu->rflags & RFLAGS_IF) &&
+	       !(cpu->shadow & (SHADOW_STI | SHADOW_MOV_SS)) && active_or_halted(cpu);
+}
+
+/* With NMI exiting; nmi_blocked is clear under virtual NMIs. */
+static bool nmi_exits(const struct vmx_vcpu *v)
+{
+	const struct cpu *cpu = v->cpu;
+
+	return (v->vmcs02.pin & PIN_NMI) && !cpu->nmi_blocked && !(cpu->shadow & SHADOW_MOV_SS) &&
+	       cpu->activity != ACTIVITY_WAIT_SIPI;
+}
+
+/* Neither RFLAGS.IF nor blocking by STI or MOV SS matters when external interrupts exit. */
+static bool interrupt_exits(const struct vmx_vcpu *v)
+{
+	return (v->vmcs02.pin & PIN_EXT_INTR) && active_or_halted(v->cpu) && v->ops->interrupt_pending(v->cpu) >= 0;
+}
+
+static bool debug_trap_due(const struct cpu *cpu)
+{
+	return (cpu->pending_debug & (0xf | VMX_PENDING_ENABLED | DR6_BS | DR6_BT)) && !(cpu->shadow & SHADOW_MOV_SS) &&
+	       active_or_halted(cpu);
+}
+
+/* ---- exits ---- */
+
+static bool exit_plain(struct vmx_vcpu *v, enum exit_reason reason, uint64_t qualification)
+{
+	trace(vmx, "vCPU %u: exit %u at %#llx", v->cpu->index, reason, (unsigned long long)v->cpu->rip);
+	vmx_exit_to_l1(v, &(struct vmexit){ .reason = reason, .qualification = qualification });
+	return true;
+}
+
+static bool exit_nmi(struct vmx_vcpu *v)
+{
+	vmx_exit_to_l1(v, &(struct vmexit){ .reason = EXIT_EXCEPTION_NMI,
+	                                    .intr_info = INTR_INFO_VALID | EVENT_NMI << INTR_INFO_TYPE_SHIFT | VEC_NMI });
+	return true;
+}
+
+/* Without acknowledgement the interrupt stays pending, and L1 takes it when it sets RFLAGS.IF. */
+static bool exit_interrupt(struct vmx_vcpu *v)
+{
+	struct vmexit e = { .reason = EXIT_EXTERNAL_INTERRUPT };
+
+	if (v->vmcs12.vm_exit_controls & VMEXIT_ACK_INTR) {
+		int vector = v->ops->interrupt_ack(v->cpu);
+
+		if (vector < 0)
+			return false;            /* gone in the meantime */
+		e.intr_info = INTR_INFO_VALID | EVENT_EXT_INTERRUPT << INTR_INFO_TYPE_SHIFT | (uint32_t)vector;
+	}
+	trace(vmx, "vCPU %u: interrupt exit, info %#x", v->cpu->index, e.intr_info);
+	vmx_exit_to_l1(v, &e);
+	return true;
+}
+
+/* A trap that was held back by MOV SS, or that VM entry found in vmcs12. */
+static void raise_debug_trap(struct cpu *cpu)
+{
+	cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
+	                             .payload = cpu->pending_debug & (0xf | DR6_BS | DR6_BT) };
+	cpu->pending_debug = 0;
+	cpu->activity = ACTIVITY_ACTIVE;
+}
+
+/* Something waits behind the event that is delivered first: look again before L2's next instruction. */
+static void look_again(struct vmx_vcpu *v, bool nmi_pending, bool init_pending)
+{
+	if (v->mtf_pending || init_pending || timer_expired(v) || nmi_window_open(v) || (nmi_pending && nmi_exits(v)) ||
+	    interrupt_window_open(v) || interrupt_exits(v) || vmx_tpr_below_threshold(v))
+		atomic_fetch_or(&v->cpu->poll, POLL_EVENT);
+}
+
+/* Pages that vmcs02 points into: after a restore, and when slots have changed. */
+static void follow_memory(struct vmx_vcpu *v)
+{
+	if (v->pages_pending)
+		vmx_resume_pages(v);
+	else if (v->vmcs02.vapic && v->mapped_generation != mem_generation(v->cpu->mem))
+		vmx_map_vapic(v);
+}
+
+/* Exits that outrank NMIs and interrupts. */
+static bool check_high_priority(struct vmx_vcpu *v)
+{
+	if (vmx_tpr_below_threshold(v) && active_or_halted(v->cpu))
+		return exit_plain(v, EXIT_TPR_BELOW_THRESHOLD, 0);
+	if (v->mtf_pending)
+		return exit_plain(v, EXIT_MTF, 0);
+	if (debug_trap_due(v->cpu)) {
+		raise_debug_trap(v->cpu);
+		return false;
+	}
+	if (timer_expired(v))
+		return exit_plain(v, EXIT_PREEMPTION_TIMER, 0);
+	if (nmi_window_open(v))
+		return exit_plain(v, EXIT_NMI_WINDOW, 0);
+	return false;
+}
+
+bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending)
+{
+	struct cpu *cpu = v->cpu;
+
+	*nmi_taken = false;
+	if (!v->in_l2)
+		return false;
+	follow_memory(v);
+	if (cpu->event.valid) {
+		look_again(v, nmi_pending, init_pending);
+		return false;
+	}
+	if (cpu->activity == ACTIVITY_WAIT_SIPI)         /* only a SIPI ends it: vmx_sipi() */
+		return false;
+	if (init_pending)
+		return exit_plain(v, EXIT_INIT, 0);
+	if (check_high_priority(v))
+		return true;
+	if (cpu->event.valid) {
+		look_again(v, nmi_pending, init_pending);
+		return false;
+	}
+	if (nmi_pending && nmi_exits(v)) {
+		*nmi_taken = true;
+		return exit_nmi(v);
+	}
+	if (interrupt_window_open(v))
+		return exit_plain(v, EXIT_INTERRUPT_WINDOW, 0);
+	return interrupt_exits(v) && exit_interrupt(v);
+}
+
+bool vmx_sipi(struct vmx_vcpu *v, uint8_t vector)
+{
+	return v->in_l2 && v->cpu->activity == ACTIVITY_WAIT_SIPI && exit_plain(v, EXIT_SIPI, vector);
+}

@@ -1,0 +1,112 @@
+/*
+ * vmcs12's controls become vmcs02, the control block that the processor runs
+ * L2 under. Controls that are not in use become neutral values, so that the
+ * processor need not look at the control that enables them. What lies at
+ * guest-physical addresses (bitmaps, the virtual-APIC page) is copied or looked
+ * up here, once per VM entry.
+ *
+ * L0 adds no intercept of its own: a VM exit under vmcs02 is always L1's.
+ */
+#include "vmx/checks.h"
+
+static void merge_time(struct control_block *ctl, const struct vmcs12 *vmcs)
+{
+	bool offsetting = ctl->primary & PRIMARY_TSC_OFFSETTING;
+
+	ctl->tsc_offset = offsetting ? vmcs->tsc_offset : 0;
+	ctl->tsc_multiplier = offsetting && (ctl->secondary & SECONDARY_TSC_SCALING) ? vmcs->tsc_multiplier : BIT(48);
+}
+
+static void merge_addresses(struct control_block *ctl, const struct vmcs12 *vmcs)
+{
+	bool apic_accesses = ctl->secondary & SECONDARY_APIC_ACCESSES;
+
+	ctl->eptp = ctl->secondary & SECONDARY_EPT ? vmcs->ept_pointer : 0;
+	ctl->vpid = ctl->secondary & SECONDARY_VPID ? vmcs->virtual_processor_id : 0;
+	ctl->apic_access_gpa = apic_accesses ? vmcs->apic_access_addr : UINT64_MAX;
+	ctl->vapic_gpa = ctl->primary & PRIMARY_TPR_SHADOW ? vmcs->virtual_apic_page_addr : UINT64_MAX;
+	ctl->vapic = NULL;
+}
+
+static void merge_fixed_bits(struct control_block *ctl, const struct vmx_caps *caps)
+{
+	ctl->in_vmx_root_or_non_root = true;
+	ctl->cr0_fixed_ignore = ctl->secondary & SECONDARY_UNRESTRICTED ? CR0_PE | CR0_PG : 0;
+	ctl->cr0_fixed0 = caps->cr0_fixed0;
+	ctl->cr0_fixed1 = caps->cr0_fixed1;
+	ctl->cr4_fixed0 = caps->cr4_fixed0;
+	ctl->cr4_fixed1 = caps->cr4_fixed1;
+}
+
+void vmx_merge(struct vmx_vcpu *v)
+{
+	const struct vmcs12 *vmcs = &v->vmcs12;
+	struct control_block *ctl = &v->vmcs02;
+
+	ctl->non_root = true;
+	ctl->pin = vmcs->pin_based_vm_exec_control;
+	ctl->primary = vmcs->cpu_based_vm_exec_control;
+	ctl->secondary = vmcs12_secondary(vmcs);
+	ctl->exit_controls = vmcs->vm_exit_controls;
+	ctl->entry_controls = vmcs->vm_entry_controls;
+	ctl->exception_bitmap = vmcs->exception_bitmap;
+	ctl->pf_mask = vmcs->page_fault_error_code_mask;
+	ctl->pf_match = vmcs->page_fault_error_code_match;
+	ctl->cr0_mask = vmcs->cr0_guest_host_mask;
+	ctl->cr4_mask = vmcs->cr4_guest_host_mask;
+	ctl->cr0_shadow = vmcs->cr0_read_shadow;
+	ctl->cr4_shadow = vmcs->cr4_read_shadow;
+	ctl->cr3_target_count = 0;               /* vmcs12 has no fields for the values */
+	ctl->tpr_threshold = vmcs->tpr_threshold;
+	ctl->xss_exit_bitmap = vmcs->xss_exit_bitmap;
+	merge_time(ctl, vmcs);
+	merge_addresses(ctl, vmcs);
+	merge_fixed_bits(ctl, &v->caps);
+}
+
+/* A bitmap page. Without memory it reads as all ones: everything exits. */
+static bool snapshot(struct vmx_vcpu *v, uint8_t *to, uint64_t gpa)
+{
+	if (mem_read(v->cpu->mem, gpa, to, PAGE_SIZE_4K))
+		return true;
+	memset(to, 0xff, PAGE_SIZE_4K);
+	trace(vmx, "no memory for the bitmap at %#llx", (unsigned long long)gpa);
+	return false;
+}
+
+/* The virtual-APIC page is used where it lies. Without memory there L2 gets a page of its own that nobody sees. */
+bool vmx_map_vapic(struct vmx_vcpu *v)
+{
+	struct control_block *ctl = &v->vmcs02;
+	struct mem *mem = v->cpu->mem;
+
+	ctl->vapic = NULL;
+	if (ctl->vapic_gpa == UINT64_MAX)
+		return true;
+	mem_read_lock(mem);
+	const struct mem_slot *slot = mem_slot_find(mem, ctl->vapic_gpa);
+	bool found = slot && !(slot->flags & MEM_SLOT_READONLY);
+	ctl->vapic = found ? mem_slot_host(slot, ctl->vapic_gpa) : v->no_page;
+	v->mapped_generation = mem_generation(mem);
+	mem_read_unlock(mem);
+	return found;
+}
+
+bool vmx_merge_pages(struct vmx_vcpu *v)
+{
+	const struct vmcs12 *vmcs = &v->vmcs12;
+	struct control_block *ctl = &v->vmcs02;
+	bool ok = true;
+
+	if (ctl->primary & PRIMARY_MSR_BITMAPS)
+		ok &= snapshot(v, ctl->msr_bitmap, vmcs->msr_bitmap);
+	if (ctl->primary & PRIMARY_IO_BITMAPS) {
+		ok &= snapshot(v, ctl->io_bitmap, vmcs->io_bitmap_a);
+		ok &= snapshot(v, ctl->io_bitmap + PAGE_SIZE_4K, vmcs->io_bitmap_b);
+	}
+	if (ctl->secondary & SECONDARY_SHADOW_VMCS) {
+		ok &= snapshot(v, ctl->vmread_bitmap, vmcs->vmread_bitmap);
+		ok &= snapshot(v, ctl->vmwrite_bitmap, vmcs->vmwrite_bitmap);
+	}
+	return vmx_map_vapic(v) && ok;
+}
