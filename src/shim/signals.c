@@ -1,0 +1,386 @@
+/*
+ * Signals. Two things must be known that only the owner of the handlers knows:
+ *
+ * - SIGSEGV, SIGBUS, SIGFPE and SIGILL may come from translated code. Our
+ *   handler stays installed for these four; what the client sets is kept here
+ *   and gets what is not ours. They are never really blocked in a thread that
+ *   runs KVM_RUN, because a blocked fault kills the process.
+ * - Any other handler of the client's that runs on a thread inside KVM_RUN ends
+ *   it with EINTR. Such handlers are entered through run_handler().
+ *
+ * Everything is passed on to libc until the client first opens /dev/kvm.
+ *
+ * sigaction() may be called in handlers, so the tables' lock is taken with
+ * all signals blocked. Handlers of the second kind are read without it: one
+ * word per signal, written before the kernel is told, and kept when the client
+ * goes back to SIG_DFL, since a handler may be on its way then.
+ */
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/ucontext.h>
+#include <unistd.h>
+#include "kvm/api.h"
+#include "shim/shim.h"
+
+enum { SIGNALS = 65, KERNEL_SIGSET = 8 };
+
+#define SYNC_MASK (BIT(SIGSEGV - 1) | BIT(SIGBUS - 1) | BIT(SIGFPE - 1) | BIT(SIGILL - 1))
+
+typedef void handler_fn(int, siginfo_t *, void *);
+
+static _Atomic bool taken_over;
+static struct lock tables;
+static struct sigaction sync_actions[SIGNALS];   /* the client's, for the four */
+static struct {
+	_Atomic(handler_fn *) handler;
+	_Atomic int flags;
+} handlers[SIGNALS];                             /* the client's, for the others */
+
+/* Threads that have been in KVM_RUN: which of the four the client believes to be blocked. */
+static _Thread_local bool runs_kvm;
+static _Thread_local uint64_t believed_blocked;
+
+/* glibc declares these as deprecated, or only for old standards. */
+sighandler_t bsd_signal(int sig, sighandler_t handler);
+sighandler_t ssignal(int sig, sighandler_t handler);
+sighandler_t sysv_signal(int sig, sighandler_t handler);
+sighandler_t __sysv_signal(int sig, sighandler_t handler);
+int __sigaction(int sig, const struct sigaction *act, struct sigaction *old);
+
+/* One place each, so that none is looked up for the first time in a handler. */
+static int libc_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	return REAL(sigaction)(sig, act, old);
+}
+
+static int libc_pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+{
+	return REAL(pthread_sigmask)(how, set, old);
+}
+
+static int libc_sigprocmask(int how, const sigset_t *set, sigset_t *old)
+{
+	return REAL(sigprocmask)(how, set, old);
+}
+
+static bool is_sync(int sig)
+{
+	return sig >= 1 && sig < SIGNALS && (SYNC_MASK & BIT(sig - 1));
+}
+
+static bool is_function(const struct sigaction *act)
+{
+	return act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN;
+}
+
+static void kernel_mask(int how, const uint64_t *set, uint64_t *old)
+{
+	syscall(SYS_rt_sigprocmask, how, set, old, KERNEL_SIGSET);
+}
+
+static uint64_t tables_lock(void)
+{
+	uint64_t all = ~SYNC_MASK, old;
+
+	kernel_mask(SIG_BLOCK, &all, &old);
+	lock_take(&tables);
+	return old;
+}
+
+static void tables_unlock(uint64_t old)
+{
+	lock_release(&tables);
+	kernel_mask(SIG_SETMASK, &old, NULL);
+}
+
+/* Calls the client's handler. It may well not return, so nothing may be held. */
+static void run_handler(handler_fn *handler, int sig, siginfo_t *info, void *context)
+{
+	int inside = shim_inside;
+	bool in_run = shim_in_run;
+
+	if (in_run)
+		anykvm_signal_seen();
+	shim_inside = 0;
+	shim_in_run = false;
+	handler(sig, info, context);
+	shim_inside = inside;
+	shim_in_run = in_run;
+}
+
+/* Alignment checking is a guest's affair. */
+static void clear_alignment_check(void)
+{
+	unsigned long flags = __builtin_ia32_readeflags_u64();
+
+	if (flags & (1ul << 18))
+		__builtin_ia32_writeeflags_u64(flags & ~(1ul << 18));
+}
+
+static void async_handler(int sig, siginfo_t *info, void *context)
+{
+	handler_fn *handler = atomic_load(&handlers[sig].handler);
+
+	clear_alignment_check();
+	if (handler)
+		run_handler(handler, sig, info, context);
+}
+
+/*
+ * The default action for one of the four. A fault comes again when the
+ * instruction is executed again, and dumps core where it happened; a signal that
+ * somebody sent has to be sent again.
+ */
+static void die(int sig, siginfo_t *info)
+{
+	struct sigaction act = { .sa_handler = SIG_DFL };
+
+	libc_sigaction(sig, &act, NULL);
+	if (info->si_code <= 0 || (sig == SIGBUS && info->si_code == BUS_MCEERR_AO))
+		syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), sig, info);
+}
+
+/* What the client wants done. Takes away its handler if that is for one use only. */
+static struct sigaction sync_action_use(int sig)
+{
+	uint64_t mask = tables_lock();
+	struct sigaction act = sync_actions[sig];
+
+	if (is_function(&act) && (act.sa_flags & SA_RESETHAND))
+		sync_actions[sig].sa_handler = SIG_DFL;
+	tables_unlock(mask);
+	return act;
+}
+
+static void client_sync_signal(int sig, siginfo_t *info, ucontext_t *context)
+{
+	struct sigaction act = sync_action_use(sig);
+	uint64_t mask, blocked;
+
+	if (act.sa_handler == SIG_IGN && info->si_code <= 0)
+		return;
+	if (!is_function(&act)) {
+		die(sig, info);
+		return;
+	}
+	/* The mask that the kernel would have given that handler; the old one returns with the context. */
+	memcpy(&mask, &context->uc_sigmask, sizeof(mask));
+	memcpy(&blocked, &act.sa_mask, sizeof(blocked));
+	mask |= blocked | (act.sa_flags & SA_NODEFER ? 0 : BIT(sig - 1));
+	kernel_mask(SIG_SETMASK, &mask, NULL);
+	run_handler((handler_fn *)act.sa_sigaction, sig, info, context);
+}
+
+static void sync_handler(int sig, siginfo_t *info, void *context)
+{
+	int saved = errno;
+
+	clear_alignment_check();
+	if (!anykvm_signal(sig, info, context))
+		client_sync_signal(sig, info, context);
+	errno = saved;
+}
+
+/* Other signals wait while ours decides; SA_NODEFER, since it may leave by unwinding. */
+static void install_sync(int sig)
+{
+	struct sigaction act = { .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | (sync_actions[sig].sa_flags & SA_RESTART) };
+	uint64_t mask = ~SYNC_MASK;
+
+	act.sa_sigaction = sync_handler;
+	memcpy(&act.sa_mask, &mask, sizeof(mask));
+	libc_sigaction(sig, &act, NULL);
+}
+
+/* Under the lock. As sigaction(), for any signal but the four. */
+static int async_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	handler_fn *was = atomic_load(&handlers[sig].handler);
+	int was_flags = atomic_load(&handlers[sig].flags), ret;
+	struct sigaction kernel, kernel_old;
+
+	if (act) {
+		kernel = *act;
+		if (is_function(act)) {
+			atomic_store(&handlers[sig].handler, (handler_fn *)act->sa_sigaction);
+			atomic_store(&handlers[sig].flags, act->sa_flags);
+			kernel.sa_sigaction = async_handler;
+			kernel.sa_flags |= SA_SIGINFO;
+		}
+	}
+	ret = libc_sigaction(sig, act ? &kernel : NULL, &kernel_old);
+	if (ret < 0) {
+		atomic_store(&handlers[sig].handler, was);
+		atomic_store(&handlers[sig].flags, was_flags);
+		return ret;
+	}
+	if (old) {
+		*old = kernel_old;
+		if (kernel_old.sa_sigaction == async_handler) {
+			old->sa_sigaction = was;
+			old->sa_flags = (old->sa_flags & ~SA_SIGINFO) | (was_flags & SA_SIGINFO);
+		}
+	}
+	return ret;
+}
+
+/* Under the lock. As sigaction(), for one of the four. */
+static int sync_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	struct sigaction was = sync_actions[sig];
+
+	if (act) {
+		sync_actions[sig] = *act;
+		install_sync(sig);
+	}
+	if (old)
+		*old = was;
+	return 0;
+}
+
+static int shim_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	uint64_t mask;
+	int ret;
+
+	if (!atomic_load(&taken_over) || sig < 1 || sig >= SIGNALS)
+		return libc_sigaction(sig, act, old);
+	mask = tables_lock();
+	ret = is_sync(sig) ? sync_sigaction(sig, act, old) : async_sigaction(sig, act, old);
+	tables_unlock(mask);
+	return ret;
+}
+
+static void take_over_signal(int sig)
+{
+	struct sigaction act;
+
+	if (libc_sigaction(sig, NULL, &act) < 0)
+		return;                          /* libc's own */
+	if (is_sync(sig)) {
+		sync_actions[sig] = act;
+		install_sync(sig);
+	} else if (is_function(&act)) {
+		async_sigaction(sig, &act, NULL);
+	}
+}
+
+void signals_take_over(void)
+{
+	uint64_t mask;
+
+	if (atomic_load(&taken_over))
+		return;
+	mask = tables_lock();
+	if (!atomic_load(&taken_over)) {
+		for (int sig = 1; sig < SIGNALS; sig++)
+			take_over_signal(sig);
+		pthread_atfork(NULL, NULL, anykvm_forked);
+		/* Looked up now, because it may first be wanted in a handler. */
+		libc_pthread_sigmask(SIG_BLOCK, NULL, NULL);
+		libc_sigprocmask(SIG_BLOCK, NULL, NULL);
+		atomic_store(&taken_over, true);
+	}
+	tables_unlock(mask);
+}
+
+void signals_enter_run(void)
+{
+	uint64_t four = SYNC_MASK, old;
+
+	if (runs_kvm)
+		return;
+	kernel_mask(SIG_UNBLOCK, &four, &old);
+	believed_blocked = old & SYNC_MASK;
+	runs_kvm = true;
+}
+
+/* ---- symbols ---- */
+
+EXPORT int sigaction(int sig, const struct sigaction *restrict act, struct sigaction *restrict old)
+{
+	return shim_sigaction(sig, act, old);
+}
+
+EXPORT int __sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	return shim_sigaction(sig, act, old);
+}
+
+static sighandler_t simple_signal(int sig, sighandler_t handler, int flags)
+{
+	struct sigaction act = { .sa_handler = handler, .sa_flags = flags }, old;
+
+	if (handler == SIG_ERR || sig < 1 || sig >= SIGNALS) {
+		errno = EINVAL;
+		return SIG_ERR;
+	}
+	sigemptyset(&act.sa_mask);
+	if (!(flags & SA_NODEFER))
+		sigaddset(&act.sa_mask, sig);
+	return shim_sigaction(sig, &act, &old) < 0 ? SIG_ERR : old.sa_handler;
+}
+
+EXPORT sighandler_t signal(int sig, sighandler_t handler)
+{
+	return simple_signal(sig, handler, SA_RESTART);
+}
+
+EXPORT sighandler_t bsd_signal(int sig, sighandler_t handler)
+{
+	return simple_signal(sig, handler, SA_RESTART);
+}
+
+EXPORT sighandler_t ssignal(int sig, sighandler_t handler)
+{
+	return simple_signal(sig, handler, SA_RESTART);
+}
+
+EXPORT sighandler_t sysv_signal(int sig, sighandler_t handler)
+{
+	return simple_signal(sig, handler, SA_RESETHAND | SA_NODEFER);
+}
+
+EXPORT sighandler_t __sysv_signal(int sig, sighandler_t handler)
+{
+	return simple_signal(sig, handler, SA_RESETHAND | SA_NODEFER);
+}
+
+/* The four are taken out of what is asked for, and put into what is answered. */
+static int change_mask(int (*real)(int, const sigset_t *, sigset_t *), int how, const sigset_t *set, sigset_t *old)
+{
+	uint64_t before = believed_blocked, asked = 0, bits;
+	sigset_t filtered;
+	int ret;
+
+	if (!runs_kvm)
+		return real(how, set, old);
+	if (set) {
+		filtered = *set;
+		memcpy(&bits, set, sizeof(bits));
+		asked = bits & SYNC_MASK;
+		bits &= ~SYNC_MASK;
+		memcpy(&filtered, &bits, sizeof(bits));
+	}
+	ret = real(how, set ? &filtered : NULL, old);
+	if (ret)
+		return ret;
+	if (set)
+		believed_blocked = how == SIG_BLOCK ? before | asked : how == SIG_UNBLOCK ? before & ~asked : asked;
+	if (old) {
+		memcpy(&bits, old, sizeof(bits));
+		bits |= before;
+		memcpy(old, &bits, sizeof(bits));
+	}
+	return 0;
+}
+
+EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+{
+	return change_mask(libc_pthread_sigmask, how, set, old);
+}
+
+EXPORT int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
+{
+	return change_mask(libc_sigprocmask, how, set, old);
+}
