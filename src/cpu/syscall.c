@@ -38,7 +38,7 @@ void rule_sysret(struct cpu *cpu, const struct insn *insn)
 {
 	const uint64_t flags = RFLAGS_VALID & ~(uint64_t)(RFLAGS_RF | RFLAGS_VM);
 	uint16_t base = cpu->msr.star >> 48;
-	bool wide = insn->opsize == 8;
+	bool wide = insn->rex & 8;
 	uint64_t rip = wide ? cpu->gpr[REG_RCX] : cpu->gpr[REG_RCX] & 0xffffffff;
 
 	if (!cpu_code64(cpu) || !(cpu->efer & EFER_SCE))
@@ -65,7 +65,7 @@ void rule_sysenter(struct cpu *cpu, const struct insn *insn)
 
 void rule_sysexit(struct cpu *cpu, const struct insn *insn)
 {
-	bool wide = insn->opsize == 8;
+	bool wide = insn->rex & 8;
 	uint16_t cs = cpu->msr.sysenter_cs & 0xfffc;
 	uint64_t mask = wide ? ~0ull : 0xffffffff;
 	uint64_t rip = cpu->gpr[REG_RDX] & mask, rsp = cpu->gpr[REG_RCX] & mask;

@@ -1,0 +1,144 @@
+/*
+ * Instructions that manage translations, caches and the processor's activity:
+ * INVLPG, INVPCID, WBINVD, CLFLUSH, HLT, MONITOR, MWAIT, PAUSE, RSM, GETSEC.
+ */
+#include "cpu/access.h"
+#include "cpu/rules.h"
+#include "x86/features.h"
+#include "x86/vmx.h"
+
+static void require_cpl0(struct cpu *cpu)
+{
+	if (cpu->cpl != 0)
+		cpu_raise_gp(cpu);
+}
+
+void rule_ud(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise_ud(cpu);
+}
+
+/* Linear address of an operand that is named, not accessed: no limit, no canonical check. */
+static uint64_t named_address(const struct cpu *cpu, const struct insn *insn)
+{
+	uint64_t offset = insn_offset(cpu, insn);
+
+	if (!cpu_code64(cpu))
+		return (cpu->seg[(unsigned)insn->seg].base + offset) & 0xffffffff;
+	return insn->seg >= SEG_FS ? cpu->seg[(unsigned)insn->seg].base + offset : offset;
+}
+
+void rule_invlpg(struct cpu *cpu, const struct insn *insn)
+{
+	uint64_t addr;
+
+	require_cpl0(cpu);
+	addr = named_address(cpu, insn);
+	if (cpu_in_guest(cpu) && (cpu->ctl->primary & PRIMARY_INVLPG))
+		cpu_vmexit(cpu, EXIT_INVLPG, addr);
+	if (cpu_canonical(cpu, addr))
+		tlb_flush_addr(cpu, addr);
+}
+
+enum { INVPCID_ADDRESS, INVPCID_SINGLE, INVPCID_ALL_GLOBAL, INVPCID_ALL };
+
+static void invpcid(struct cpu *cpu, uint64_t type, uint64_t pcid, uint64_t addr)
+{
+	bool one = type == INVPCID_ADDRESS || type == INVPCID_SINGLE;
+
+	if (type > INVPCID_ALL || pcid >> 12 || (one && pcid && !(cpu->cr4 & CR4_PCIDE)))
+		cpu_raise_gp(cpu);
+	if (type == INVPCID_ADDRESS && !cpu_canonical(cpu, addr))
+		cpu_raise_gp(cpu);
+	if (type == INVPCID_ADDRESS)
+		tlb_flush_pcid_addr(cpu, pcid, addr);
+	else if (type == INVPCID_SINGLE)
+		tlb_flush_pcid(cpu, pcid, false);
+	else
+		tlb_flush_vpid(cpu, cpu->ctl->vpid, type == INVPCID_ALL_GLOBAL);
+}
+
+void rule_invpcid(struct cpu *cpu, const struct insn *insn)
+{
+	const struct control_block *ctl = cpu->ctl;
+	bool enabled = !ctl->non_root || ((ctl->primary & PRIMARY_SECONDARY) && (ctl->secondary & SECONDARY_INVPCID));
+	uint64_t desc[2];
+
+	if (!cpu_has(cpu, FEATURE_INVPCID) || !enabled || (cpu->mode & MODE_VM86))
+		cpu_raise_ud(cpu);
+	require_cpl0(cpu);
+	if (ctl->non_root && (ctl->primary & PRIMARY_INVLPG)) {
+		cpu->vmexit.insn_info = intercept_insn_info(cpu, insn);
+		cpu_vmexit(cpu, EXIT_INVPCID, insn->disp);
+	}
+	seg_read(cpu, insn->seg, insn_offset(cpu, insn), desc, sizeof(desc));
+	invpcid(cpu, reg_get(cpu, insn->reg, cpu_code64(cpu) ? 8 : 4, false), desc[0], desc[1]);
+}
+
+void rule_wbinvd(struct cpu *cpu, const struct insn *insn)
+{
+	require_cpl0(cpu);
+	intercept_secondary(cpu, SECONDARY_WBINVD, EXIT_WBINVD);
+}
+
+void rule_invd(struct cpu *cpu, const struct insn *insn)
+{
+	require_cpl0(cpu);
+	intercept_always(cpu, EXIT_INVD);
+}
+
+/* Caches are the host's and coherent; only the address can fault, like a load of one byte. */
+void rule_clflush(struct cpu *cpu, const struct insn *insn)
+{
+	if (!insn->mem)
+		cpu_raise_ud(cpu);
+	tlb_translate(cpu, seg_linear(cpu, insn->seg, insn_offset(cpu, insn), 1, ACCESS_READ), ACCESS_READ);
+}
+
+void rule_hlt(struct cpu *cpu, const struct insn *insn)
+{
+	require_cpl0(cpu);
+	intercept_primary(cpu, PRIMARY_HLT, EXIT_HLT);
+	cpu->rip = cpu->next_rip;
+	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
+	cpu->activity = ACTIVITY_HLT;
+	cpu_leave(cpu, CPU_EXIT_HLT);
+}
+
+/* MONITOR and MWAIT are allowed to do nothing: a wake-up may always come early. */
+void rule_monitor(struct cpu *cpu, const struct insn *insn)
+{
+	if (!cpu_has(cpu, FEATURE_MONITOR) || cpu->cpl != 0)
+		cpu_raise_ud(cpu);
+	intercept_primary(cpu, PRIMARY_MONITOR, EXIT_MONITOR);
+	if ((uint32_t)cpu->gpr[REG_RCX])
+		cpu_raise_gp(cpu);
+	tlb_translate(cpu, seg_linear(cpu, insn->seg, reg_get(cpu, REG_RAX, insn->addrsize, false), 1, ACCESS_READ), ACCESS_READ);
+}
+
+void rule_mwait(struct cpu *cpu, const struct insn *insn)
+{
+	if (!cpu_has(cpu, FEATURE_MONITOR) || cpu->cpl != 0)
+		cpu_raise_ud(cpu);
+	intercept_primary(cpu, PRIMARY_MWAIT, EXIT_MWAIT);
+	if ((uint32_t)cpu->gpr[REG_RCX] > 1)
+		cpu_raise_gp(cpu);
+	__asm__ volatile("pause");
+}
+
+void rule_pause(struct cpu *cpu, const struct insn *insn)
+{
+	intercept_primary(cpu, PRIMARY_PAUSE, EXIT_PAUSE);
+	__asm__ volatile("pause");
+}
+
+/* Neither SMM nor SMX is offered: both are undefined where a guest can run them. */
+void rule_rsm(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise_ud(cpu);
+}
+
+void rule_getsec(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise_ud(cpu);
+}
