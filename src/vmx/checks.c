@@ -63,3 +63,14 @@ bool pdpte_valid(const struct cpu *cpu, uint64_t pdpte)
 {
 	return !(pdpte & 1) || (!(pdpte & 0x1e6) && !(pdpte >> cpu->maxphyaddr));
 }
+
+bool pdptes_read(const struct vmx_vcpu *v, uint64_t cr3, uint64_t pdpte[4])
+{
+	uint64_t entries[4];
+
+	REQUIRE(mem_read(v->cpu->mem, cr3 & 0xffffffe0, entries, sizeof(entries)));
+	for (unsigned i = 0; i < ARRAY_SIZE(entries); i++)
+		REQUIRE(pdpte_valid(v->cpu, entries[i]));
+	memcpy(pdpte, entries, sizeof(entries));
+	return true;
+}

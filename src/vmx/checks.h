@@ -51,6 +51,8 @@ bool pat_valid(uint64_t pat);
 bool efer_valid(uint64_t efer);
 bool perf_global_ctrl_valid(const struct cpu *cpu, uint64_t value);
 bool pdpte_valid(const struct cpu *cpu, uint64_t pdpte);
+/* PAE paging's PDPTEs, read from L1's memory at cr3, once. false: one is not valid. */
+bool pdptes_read(const struct vmx_vcpu *v, uint64_t cr3, uint64_t pdpte[4]);
 
 /*
  * The host-state rule that looks at the processor: L1 returns to the mode it

@@ -24,10 +24,7 @@ static bool fetch_pdptes(const struct vmx_vcpu *v, uint64_t pdpte[4])
 		memcpy(pdpte, fields, sizeof(fields));
 		return true;
 	}
-	REQUIRE(mem_read(v->cpu->mem, vmcs->guest_cr3 & 0xffffffe0, pdpte, 4 * sizeof(*pdpte)));
-	for (unsigned i = 0; i < 4; i++)
-		REQUIRE(pdpte_valid(v->cpu, pdpte[i]));
-	return true;
+	return pdptes_read(v, vmcs->guest_cr3, pdpte);
 }
 
 static void load_control_registers(struct vmx_vcpu *v)
@@ -139,7 +136,7 @@ static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
 static void inject(struct vmx_vcpu *v)
 {
 	const struct vmcs12 *vmcs = &v->vmcs12;
-	uint32_t info = vmcs->vm_entry_intr_info_field;
+	uint32_t info = vmcs->vm_entry_intr_info_field;   /* checked */
 	bool software = intr_type(info) >= EVENT_SW_INTERRUPT && intr_type(info) <= EVENT_SW_EXCEPTION;
 
 	if (!(info & INTR_INFO_VALID))
@@ -161,7 +158,6 @@ static void inject(struct vmx_vcpu *v)
 /* From here on L2's registers are in the processor: its control block, its address translations. */
 static void enter_l2(struct vmx_vcpu *v)
 {
-	v->mtf_pending = v->run_pending = v->pages_pending = false;
 	vmx_run_l2(v);
 	/* VPID 0 is shared by L1 and by every guest without a VPID. */
 	if (!v->vmcs02.vpid)
@@ -189,6 +185,7 @@ static enum vmx_entry_outcome enter_checked(struct vmx_vcpu *v, bool launch)
 	vmx_merge(v);
 	vmx_merge_pages(v);
 	load_guest_state(v, pdpte);
+	v->mtf_pending = v->run_pending = v->pages_pending = false;
 	enter_l2(v);
 	failed = vmx_msr_list_load(v, vmcs->vm_entry_msr_load_addr, vmcs->vm_entry_msr_load_count);
 	if (failed)
@@ -209,7 +206,7 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch)
 		return VMX_ENTRY_BAD_CONTROLS;
 	if (!vmx_check_address_space_size(v, vmcs) || !vmx_check_host(v, vmcs))
 		return VMX_ENTRY_BAD_HOST;
-	v->l1.nmi_blocked = v->cpu->nmi_blocked;
+	v->l1_nmi_blocked = v->cpu->nmi_blocked;
 	outcome = enter_checked(v, launch);
 	trace(vmx, "vCPU %u: %s of %#llx: %s, RIP %#llx injects %#x", v->cpu->index, launch ? "launch" : "resume",
 	      (unsigned long long)v->current_ptr, outcome == VMX_ENTERED ? "entered" : "failed",
@@ -221,13 +218,12 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch)
 
 int vmx_resume_l2(struct vmx_vcpu *v)
 {
-	bool inject_now = v->run_pending;
-
 	vmx_merge(v);
 	enter_l2(v);
 	v->pages_pending = true;
-	if (inject_now)
+	if (v->run_pending)
 		inject(v);
+	v->run_pending = false;
 	if (!v->timer_active)
 		vmx_timer_start(v);
 	else

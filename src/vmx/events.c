@@ -178,7 +178,7 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 		look_again(v, nmi_pending, init_pending);
 		return false;
 	}
-	if (cpu->activity == ACTIVITY_WAIT_SIPI)         /* only a SIPI ends it: vmx_sipi() */
+	if (cpu->activity == ACTIVITY_WAIT_SIPI)         /* only a SIPI ends it, kvm/ sees to that */
 		return false;
 	if (init_pending)
 		return exit_plain(v, EXIT_INIT, 0);
@@ -194,10 +194,10 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 	}
 	if (interrupt_window_open(v))
 		return exit_plain(v, EXIT_INTERRUPT_WINDOW, 0);
-	return interrupt_exits(v) && exit_interrupt(v);
-}
-
-bool vmx_sipi(struct vmx_vcpu *v, uint8_t vector)
-{
-	return v->in_l2 && v->cpu->activity == ACTIVITY_WAIT_SIPI && exit_plain(v, EXIT_SIPI, vector);
+	if (interrupt_exits(v))
+		return exit_interrupt(v);
+	/* Windows that L1 waits for and that are still shut: the processor tells when they open. */
+	cpu->want |= (v->vmcs02.primary & PRIMARY_INTR_WINDOW ? WANT_INTR : 0) |
+	             (v->vmcs02.primary & PRIMARY_NMI_WINDOW ? WANT_NMI : 0);
+	return false;
 }

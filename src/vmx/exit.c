@@ -200,7 +200,7 @@ static bool vmx_abort(struct vmx_vcpu *v, enum vmx_abort why)
 	mem_write(cpu->mem, v->current_ptr + offsetof(struct vmcs12, abort), &v->vmcs12.abort, sizeof(v->vmcs12.abort));
 	vmx_run_l1(v);
 	cpu->activity = ACTIVITY_SHUTDOWN;
-	cpu->leaving = CPU_EXIT_SHUTDOWN;
+	cpu->leave_why = CPU_EXIT_SHUTDOWN;
 	return false;
 }
 
@@ -285,7 +285,7 @@ static bool load_host_state(struct vmx_vcpu *v)
 	vmx_run_l1(v);
 	if (!vpid)
 		tlb_flush_vpid(cpu, 0, true);
-	if ((cpu->cr4 & CR4_PAE) && !host_64 && !pdptrs_load(cpu, cpu->cr3))
+	if ((cpu->cr4 & CR4_PAE) && !host_64 && !pdptes_read(v, cpu->cr3, cpu->pdptr))
 		return vmx_abort(v, ABORT_HOST_PDPTES);
 	if (vmx_msr_list_load(v, vmcs->vm_exit_msr_load_addr, vmcs->vm_exit_msr_load_count))
 		return vmx_abort(v, ABORT_HOST_MSRS);
@@ -298,7 +298,7 @@ enum vmx_entry_outcome vmx_entry_failure(struct vmx_vcpu *v, enum exit_reason re
 	v->vmcs12.vm_exit_reason = reason | EXIT_ENTRY_FAILURE;
 	v->vmcs12.exit_qualification = qualification;
 	v->shadow_valid = false;
-	v->cpu->nmi_blocked = v->l1.nmi_blocked;
+	v->cpu->nmi_blocked = v->l1_nmi_blocked;
 	return load_host_state(v) ? VMX_ENTRY_EXITED : VMX_ENTRY_ABORTED;
 }
 

@@ -78,8 +78,7 @@ struct vmx_vcpu {
 	uint64_t mapped_generation;      /* mem_generation() when vmcs02's virtual-APIC page was looked up */
 	uint8_t no_page[PAGE_SIZE_4K];   /* stands in for a virtual-APIC page where L1 has no memory */
 
-	/* L1's own values of what VM entry may replace and VM exit may leave to nobody (no exit control loads them). */
-	struct { uint64_t debugctl, dr7, pat, efer, perf_global_ctrl; bool nmi_blocked; } l1;
+	bool l1_nmi_blocked;             /* before VM entry; a failed entry goes back to it */
 };
 
 /* ---- vmcs12 and memory (instructions.c) ---- */
@@ -119,17 +118,6 @@ void vmx_run_l2(struct vmx_vcpu *v);
 void vmx_run_l1(struct vmx_vcpu *v);
 
 /* ---- VM entry checks (check_controls.c, check_host.c, check_guest.c) ---- */
-
-/*
- * One condition that makes VM entry fail. Traces its own text when it holds:
- *   if (vmx_bad(v12->cr3_target_count > max)) return false;
- */
-#define vmx_bad(cond) (unlikely(cond) && vmx_trace_bad(__func__, #cond))
-static inline bool vmx_trace_bad(const char *where, const char *cond)
-{
-	trace(vmx, "%s: %s", where, cond);
-	return true;
-}
 
 /* false: VMfailValid(VMXERR_CONTROLS). */
 bool vmx_check_controls(struct vmx_vcpu *v, const struct vmcs12 *vmcs);

@@ -46,9 +46,6 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e);
  */
 bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending);
 
-/* A SIPI has arrived. True if L2 waited for it and an exit to L1 was made; else VMX operation discards it. */
-bool vmx_sipi(struct vmx_vcpu *v, uint8_t vector);
-
 bool vmx_in_l2(const struct vmx_vcpu *v);
 bool vmx_in_operation(const struct vmx_vcpu *v);      /* after VMXON: INIT is blocked in root, A20M, CR bits fixed */
 
