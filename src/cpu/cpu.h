@@ -183,7 +183,6 @@ struct cpu {
 
 	/* --- leaving --- */
 	void *unwind[5];                 /* __builtin_setjmp buffer of the engine's loop */
-	enum cpu_exit leaving;           /* cpu_leave()'s reason; CPU_EXIT_NONE after cpu_raise*() (cpu->event is then set) */
 	const struct insn *cur_insn;     /* instruction of the rule that runs */
 	uint32_t leave_why;              /* enum cpu_exit that unwound; CPU_EXIT_NONE: an exception was raised, cpu->event holds it */
 	bool tf_at_start;                /* RFLAGS.TF when the instruction began (cpu_debug_fetch notes it) */

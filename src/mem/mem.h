@@ -35,6 +35,8 @@ int mem_slot_set(struct mem *m, uint16_t id, uint32_t flags, uint64_t gpa, uint6
 struct mem_slot *mem_slot_by_id(struct mem *m, uint16_t id);
 /* The slot that holds gpa, or NULL (MMIO). Called with the read lock held. */
 const struct mem_slot *mem_slot_find(struct mem *m, uint64_t gpa);
+/* A slot whose memory holds the host address, the first after the given one (NULL: the first); slots may share memory. */
+const struct mem_slot *mem_slot_by_host(struct mem *m, const void *host, const struct mem_slot *after);
 /* Grows by one with every change of slots. */
 uint64_t mem_generation(struct mem *m);
 

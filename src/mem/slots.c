@@ -77,6 +77,17 @@ const struct mem_slot *mem_slot_find(struct mem *m, uint64_t gpa)
 	return i < m->count && m->slots[i]->gpa <= gpa ? m->slots[i] : NULL;
 }
 
+const struct mem_slot *mem_slot_by_host(struct mem *m, const void *host, const struct mem_slot *after)
+{
+	unsigned i = after ? slot_index(m, after->gpa) + 1 : 0;
+	const uint8_t *p = host;
+
+	for (; i < m->count; i++)
+		if (p >= m->slots[i]->host && p < m->slots[i]->host + m->slots[i]->size)
+			return m->slots[i];
+	return NULL;
+}
+
 struct mem_slot *mem_slot_by_id(struct mem *m, uint16_t id)
 {
 	for (unsigned i = 0; i < m->count; i++)

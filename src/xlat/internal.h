@@ -89,7 +89,9 @@ struct engine {
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
 	bool in_careful;
-	bool host_fault;                 /* signal landed: event or leaving is set */
+	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
+	bool revalidating;               /* paging was off when blocks were made: nothing is linked */
+	struct { int signo; bool fault; uint64_t addr; uint8_t fpu; } signal;    /* for stub_signal */
 	uint64_t dispatches;
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_rule_end, *stub_lookup, *stub_signal;
@@ -130,12 +132,12 @@ struct translation_unit {
 	unsigned count;
 	bool ended;                      /* last instruction left the block */
 	/* cold code to be emitted after the block */
-	struct cold { uint8_t *place, *back; uint64_t rip; uint32_t info; uint8_t kind; bool flags_saved; } cold[4 * MAX_BLOCK_INSNS];
+	struct cold { uint8_t *place, *back; uint64_t rip; uint64_t info; uint8_t kind; bool flags_saved; } cold[4 * MAX_BLOCK_INSNS];
 	unsigned ncold;
-	struct { uint8_t *place; uint64_t rip; } leave[2 * MAX_BLOCK_INSNS];
-	unsigned nleave;
 };
-enum { COLD_ACCESS, COLD_POLL, COLD_POLL_RCX };
+enum { COLD_ACCESS,                      /* TLB missed: call slow_access(info) */
+       COLD_POLL,                        /* leave: poll word set */
+       COLD_GOTO };                      /* go to rip */
 
 /* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
 void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);
@@ -144,16 +146,23 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 /* rules.c: NULL: no rule */
 struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
 const struct rule_binding *rule_find(unsigned mnemonic);
-rule_fn rule_simd_unavailable, rule_x87_unavailable;
+rule_fn rule_simd_unavailable, rule_x87_unavailable, rule_too_long;
 /* liveness.c */
 void unit_liveness(struct translation_unit *u);
 /* block.c */
 struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode);
-/* memory.c: leaves the operand's host address at the returned place */
-struct mem_operand put_access(struct translation_unit *u, struct xinsn *x, int ea_reg_ready, unsigned size, unsigned access, unsigned which);
+/* memory.c: the guest-linear address (careful: the offset) is in r13; leaves the operand's host address at the returned place.
+ * Uses r13 and r14 only. seg matters to careful translations. */
+struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access, unsigned which);
 void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13, without segment base */
-void put_commit(struct translation_unit *u, struct xinsn *x, unsigned which);
+struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x);      /* both, for x's memory operand */
+bool operand_commits(const struct translation_unit *u, const struct xinsn *x);
+void put_commit(struct translation_unit *u, const struct xinsn *x, unsigned which);
+/* r14 = fn's argument in r13; calls fn(cpu, arg) with the whole state stored at x. */
+void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(struct cpu *, uint64_t), uint64_t arg);
+void put_rip(struct translation_unit *u, uint64_t rip);  /* cpu->rip = rip */
 void unit_cold(struct translation_unit *u);
+void put_segment_base(struct translation_unit *u, int seg);       /* r13 += base of seg; uses r14 */
 int host_reg(int guest);                 /* home register, or -1 for r13..r15 */
 /* native.c */
 void put_native(struct translation_unit *u, struct xinsn *x);
@@ -163,10 +172,14 @@ int put_guest_reg(struct translation_unit *u, int guest, int scratch);    /* hos
 /* branch.c */
 void put_control(struct translation_unit *u, struct xinsn *x);
 void put_goto(struct translation_unit *u, uint64_t rip);
+void put_goto_from(struct translation_unit *u, uint8_t *place, uint64_t rip);
 void put_rule(struct translation_unit *u, struct xinsn *x);
 /* stubs.c */
 void stubs_make(struct engine *en);
 /* cache.c */
+bool engine_map(struct engine *en);      /* false: no memory */
+void engine_unmap(struct engine *en);
+void engine_reset(struct engine *en);
 struct block *block_find(struct engine *en, const uint8_t *source, uint64_t rip, uint32_t mode);
 void block_insert(struct engine *en, struct block *b);
 void block_kill(struct engine *en, struct block *b);
@@ -175,6 +188,9 @@ bool block_current(const struct block *b);       /* bytes unchanged? */
 /* link.c */
 void exit_link(struct engine *en, struct block_exit *x, struct block *target);
 void block_unlink(struct engine *en, struct block *b);
+/* recover.c */
+extern __thread struct cpu *engine_current;      /* whose translated code this thread runs, for signal handlers */
+void engine_signal_landed(struct cpu *cpu);      /* raises what the signal stands for */
 /* careful.c: what cold code calls */
 void slow_access(struct cpu *cpu, uint64_t info);
 void careful_begin(struct cpu *cpu, uint64_t info);

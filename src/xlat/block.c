@@ -1,0 +1,150 @@
+/* Makes one block: decode, analyse, emit. */
+#include "xlat/internal.h"
+
+/*
+ * The way in through the jump cache: cpu->rip must be this block's address.
+ * If flags are live on entry the comparison must not touch them.
+ */
+static void put_indirect_entry(struct translation_unit *u)
+{
+	struct emit *e = &u->e;
+	struct block *b = u->block;
+	uint8_t *miss;
+	b->indirect_entry = e->p;
+	if (!u->insn[0].flags_live) {
+		put_mov_imm(e, H_R13, b->rip);
+		put_op_mem(e, 1, 0x3b, H_R13, AT(e, rip));
+		miss = put_jcc(e, 5);
+		patch_rel32(miss, u->engine->stub_lookup);
+		return;
+	}
+	put_store(e, H_RCX, AT_SPILL(e, 0));
+	put_load(e, H_RCX, AT(e, rip));
+	put_mov_imm(e, H_R13, -b->rip);
+	put_lea(e, H_RCX, mem_index(H_RCX, H_R13, 0, 0));
+	put8(e, 0xe3);                                           /* jrcxz: the right block */
+	uint8_t *skip = e->p++;
+	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_jmp_to(e, u->engine->stub_lookup);
+	*skip = e->p - (skip + 1);
+	put_load(e, H_RCX, AT_SPILL(e, 0));
+}
+
+static void put_poll(struct translation_unit *u)
+{
+	struct emit *e = &u->e;
+	struct cold *c = &u->cold[u->ncold++];
+	*c = (struct cold){ .rip = u->block->rip, .kind = COLD_POLL };
+	if (!u->insn[0].flags_live) {
+		put_alu_mem_imm(e, 0, 7, AT(e, poll), 0);
+		c->place = put_jcc(e, 5);
+		return;
+	}
+	put_store(e, H_RCX, AT_SPILL(e, 0));
+	put_load32(e, H_RCX, AT(e, poll));
+	put8(e, 0xe3);                                           /* jrcxz: nothing */
+	uint8_t *skip = e->p++;
+	put_load(e, H_RCX, AT_SPILL(e, 0));
+	c->place = put_jmp(e);
+	*skip = e->p - (skip + 1);
+	put_load(e, H_RCX, AT_SPILL(e, 0));
+}
+
+static void unit_emit(struct translation_unit *u)
+{
+	struct block *b = u->block;
+	put_indirect_entry(u);
+	b->entry = u->e.p;
+	b->map = meta_alloc(u->engine, sizeof *b->map * u->count);
+	if (!(u->mode & XMODE_ONE))
+		put_poll(u);
+	for (unsigned i = 0; i < u->count; i++) {
+		struct xinsn *x = &u->insn[i];
+		switch (x->kind) {
+		case KIND_NATIVE: put_native(u, x); break;
+		case KIND_LEA: put_lea_insn(u, x); break;
+		case KIND_BIT_STRING: put_bit_string(u, x); break;
+		case KIND_NOP: break;
+		default: put_control(u, x); break;
+		}
+	}
+	if (!u->ended)
+		put_goto(u, u->insn[u->count - 1].next);
+	unit_cold(u);
+}
+
+/*
+ * Marks the granules of the page that [from, from+len) lies in, in every slot
+ * that shows this memory; a page that had no code until now is first taken
+ * from all who may write to it without notice.
+ */
+static void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len)
+{
+	for (const struct mem_slot *slot = NULL; (slot = mem_slot_by_host(cpu->mem, from, slot));) {
+		uint64_t gpa = slot->gpa + (from - slot->host);
+		unsigned first = (gpa & 4095) >> 6, last = ((gpa & 4095) + len - 1) >> 6;
+		uint64_t bits = (last == 63 ? ~0ull : BIT(last + 1) - 1) & ~(BIT(first) - 1);
+		_Atomic uint64_t *word = mem_slot_code(slot, gpa);
+		if ((atomic_load(word) & bits) == bits)
+			continue;
+		if (atomic_fetch_or(word, bits))
+			continue;
+		tlb_drop_write(cpu, (const uint8_t *)((uintptr_t)from & ~4095ull));
+		cpu->ops->code_page_new(cpu, gpa);
+	}
+}
+
+/*
+ * Before the bytes are read, the page must be known as code, or a store of
+ * another vCPU between reading and marking would go unnoticed. How far the
+ * block reaches is known only after decoding, so the whole stretch that it
+ * may take is marked first.
+ */
+static void mark_before_reading(struct engine *en, const uint8_t *host, uint32_t mode)
+{
+	unsigned room = 4096 - ((uintptr_t)host & 4095);
+	unsigned most = mode & XMODE_ONE ? 15 : 64;
+	mark_code(en->cpu, host, room < most ? room : most);
+}
+
+static void remember_bytes(struct engine *en, struct block *b)
+{
+	b->bytes = meta_alloc(en, b->length);
+	unsigned first = 4096 - ((uintptr_t)b->source & 4095);
+	if (first > b->length)
+		first = b->length;
+	memcpy(b->bytes, b->source, first);
+	if (first < b->length)
+		memcpy(b->bytes + first, b->source2, b->length - first);
+}
+
+struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode)
+{
+	static __thread struct translation_unit unit;
+	struct translation_unit *u = &unit;
+	struct block *b = meta_alloc(en, sizeof *b);
+	*b = (struct block){ .source = host, .rip = rip, .mode = mode, .epoch = en->epoch };
+	u->engine = en;
+	u->cpu = en->cpu;
+	u->block = b;
+	u->mode = mode;
+	u->careful = mode & XMODE_CAREFUL || !(mode & MODE_FLAT) || mode & (MODE_ALIGN | MODE_WATCH) || params.careful;
+	u->ncold = 0;
+	u->ended = false;
+	u->e = (struct emit){ .p = en->code };
+	mark_before_reading(en, host, mode);
+	unit_decode(u, host, rip);
+	mark_code(en->cpu, host, b->source2 ? 4096 - ((uintptr_t)host & 4095) : b->length);
+	if (b->source2)
+		mark_code(en->cpu, b->source2, b->length - (4096 - ((uintptr_t)host & 4095)));
+	remember_bytes(en, b);
+	unit_liveness(u);
+	unit_emit(u);
+	b->code_size = u->e.p - en->code;
+	en->code = (uint8_t *)(((uintptr_t)u->e.p + 15) & ~15ull);
+	b->valid = true;
+	block_insert(en, b);
+	en->stats.blocks++;
+	en->stats.insns += b->insns;
+	return b;
+}

@@ -1,0 +1,72 @@
+/*
+ * Links between blocks, and the jump caches. Linking is a single store of a
+ * rel32; unlinking points the jump back at its stub.
+ */
+#include "xlat/internal.h"
+
+void exit_link(struct engine *en, struct block_exit *x, struct block *target)
+{
+	x->target = target;
+	x->next_incoming = target->incoming;
+	target->incoming = x;
+	patch_rel32(x->place, target->entry);
+	en->stats.links++;
+}
+
+static void exit_forget(struct block_exit *x)
+{
+	struct block_exit **link = &x->target->incoming;
+	while (*link != x)
+		link = &(*link)->next_incoming;
+	*link = x->next_incoming;
+	x->target = NULL;
+}
+
+/* Cuts every way into the block: links, and jump-cache slots by turning its indirect entry into a miss. */
+void block_unlink(struct engine *en, struct block *b)
+{
+	for (struct block_exit *x = b->incoming; x; x = x->next_incoming) {
+		patch_rel32(x->place, x->stub);
+		x->target = NULL;
+	}
+	b->incoming = NULL;
+	for (struct block_exit *x = b->exits; x; x = x->next_owned)
+		if (x->target)
+			exit_forget(x);
+	struct emit e = { .p = b->indirect_entry };
+	put_jmp_to(&e, en->stub_lookup);
+}
+
+static void jump_cache_clear(struct engine *en, struct jump_cache *jc)
+{
+	void *miss = to_rx(en, en->stub_lookup);
+	for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
+		jc->target[i] = miss;
+	jc->epoch = en->jump_epoch;
+}
+
+void engine_jump_cache_flush(struct cpu *cpu)
+{
+	struct engine *en = cpu->engine;
+	if (!en)
+		return;
+	en->jump_epoch++;
+	if (en->jump_cache)
+		jump_cache_clear(en, en->jump_cache);
+}
+
+void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id)
+{
+	struct engine *en = cpu->engine;
+	if (!en)
+		return;
+	unsigned i = (context_id * 0x9e3779b1u ^ (cpu->mode * 0x85ebca6bu) >> 7) % JUMP_CACHE_COUNT;
+	struct jump_cache *jc = &en->jump_caches[i];
+	if (jc->context != context_id || jc->mode != cpu->mode || jc->epoch != en->jump_epoch) {
+		jc->context = context_id;
+		jc->mode = cpu->mode;
+		jump_cache_clear(en, jc);
+	}
+	en->jump_cache = jc;
+	cpu->jump_cache = jc->target;
+}

@@ -1,0 +1,185 @@
+/*
+ * Memory operands. Fast: the inline TLB check of cpu/tlb.h, with the arithmetic
+ * flags kept in AX around it where they are live. Careful: a call of
+ * careful_begin(), which applies every rule and hands out a pointer; a
+ * written operand is then committed.
+ *
+ * Scratch: r13, r14. Guest RSP is in r15; guest R13..R15 are in memory.
+ */
+#include "xlat/internal.h"
+
+int host_reg(int guest)
+{
+	return guest == REG_RSP ? H_R15 : guest >= REG_R13 ? -1 : guest;
+}
+
+int put_guest_reg(struct translation_unit *u, int guest, int scratch)
+{
+	int h = host_reg(guest);
+	if (h >= 0)
+		return h;
+	put_load(&u->e, scratch, AT_GPR(&u->e, guest));
+	return scratch;
+}
+
+void put_rip(struct translation_unit *u, uint64_t rip)
+{
+	put_store_imm64(&u->e, AT(&u->e, rip), rip);
+}
+
+/* r13 = offset of the memory operand, wrapped to its address size. Flags kept. */
+void put_effective_address(struct translation_unit *u, const struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	const struct insn *in = &x->in;
+	if (in->base < 0 && in->index < 0) {
+		uint64_t a = in->disp;
+		put_mov_imm(e, H_R13, in->addrsize == 8 ? a : in->addrsize == 4 ? (uint32_t)a : (uint16_t)a);
+		return;
+	}
+	int base = in->base >= 0 ? put_guest_reg(u, in->base, H_R13) : -1;
+	int index = in->index >= 0 ? put_guest_reg(u, in->index, H_R14) : -1;
+	struct mem_operand m = { base, index, in->scale, (int32_t)in->disp };
+	if (in->addrsize == 8)
+		put_lea(e, H_R13, m);
+	else
+		put_lea32(e, H_R13, m);
+	if (in->addrsize == 2)
+		put_op_reg(e, 0, 0x0fb7, H_R13, H_R13);          /* movzx r13d, r13w */
+}
+
+void put_segment_base(struct translation_unit *u, int seg)
+{
+	struct emit *e = &u->e;
+	put_load(e, H_R14, mem_state(e, offsetof(struct cpu, seg) + seg * sizeof(struct segment) + offsetof(struct segment, base)));
+	put_lea(e, H_R13, mem_index(H_R13, H_R14, 0, 0));
+}
+
+void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(struct cpu *, uint64_t), uint64_t arg)
+{
+	struct emit *e = &u->e;
+	put_rip(u, x->rip);
+	put_mov_imm(e, H_R13, arg);
+	put_mov_imm(e, H_R14, (uintptr_t)fn);
+	put_call_to(e, u->engine->stub_call);
+}
+
+/* What slow_access() and careful_begin() are told: see careful.c. */
+#define ACCESS_INFO(size, access, seg, which, len) \
+	((size) | (uint64_t)(access) << 16 | (uint64_t)(seg) << 24 | (uint64_t)(which) << 28 | (uint64_t)(len) << 32)
+
+static struct mem_operand put_careful_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access,
+                                             unsigned which)
+{
+	struct emit *e = &u->e;
+	put_store(e, H_R13, AT(e, slow_addr));
+	struct insn *copy = meta_alloc(u->engine, sizeof *copy);
+	*copy = x->in;
+	put_mov_imm(e, H_R14, (uintptr_t)copy);
+	put_store(e, H_R14, AT(e, cur_insn));
+	put_call_c(u, x, careful_begin, ACCESS_INFO(size, access, seg, which, x->in.len));
+	put_load(e, H_R14, AT(e, slow_result));
+	return mem_base(H_R14, 0);
+}
+
+static struct mem_operand put_fast_access(struct translation_unit *u, const struct xinsn *x, unsigned size, unsigned access)
+{
+	struct emit *e = &u->e;
+	bool save = x->flags_live != 0;
+	size_t tag = access & ACCESS_WRITE ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+	if (save) {
+		put_store(e, H_RAX, AT_SPILL(e, 0));
+		put_flags_to_ax(e);
+	}
+	put_rorx(e, H_R14, H_R13, 7);
+	put_op_mem(e, 1, 0x23, H_R14, AT(e, tlb_mask));          /* and r14, mask */
+	put_op_mem(e, 1, 0x03, H_R14, AT(e, tlb));               /* add r14, tlb */
+	put_op_mem(e, 1, 0x2b, H_R13, mem_base(H_R14, tag));     /* sub r13, tag */
+	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
+	struct cold *c = &u->cold[u->ncold++];
+	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save,
+	                    .info = ACCESS_INFO(size, access, 0, 0, x->in.len) };
+	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
+	if (save) {
+		put_flags_from_ax(e);
+		put_load(e, H_RAX, AT_SPILL(e, 0));
+	}
+	c->back = e->p;
+	return mem_index(H_R14, H_R13, 0, 0);
+}
+
+struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access, unsigned which)
+{
+	if (u->careful)
+		return put_careful_access(u, x, seg, size, access, which);
+	return put_fast_access(u, x, size, access);
+}
+
+static unsigned operand_access(const struct xinsn *x)
+{
+	unsigned access = (x->in.mem_read ? ACCESS_READ : 0) | (x->in.mem_write ? ACCESS_WRITE : 0);
+	return access ? access : ACCESS_READ;
+}
+
+struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x)
+{
+	put_effective_address(u, x);
+	if (!u->careful && (x->in.seg == SEG_FS || x->in.seg == SEG_GS))
+		put_segment_base(u, x->in.seg);
+	if (x->x87_op)
+		put_store(&u->e, H_R13, AT(&u->e, fpu_dp));
+	return put_access(u, x, x->in.seg, x->in.mem_size, operand_access(x), 0);
+}
+
+bool operand_commits(const struct translation_unit *u, const struct xinsn *x)
+{
+	return u->careful && x->in.mem && x->in.mem_write;
+}
+
+void put_commit(struct translation_unit *u, const struct xinsn *x, unsigned which)
+{
+	put_call_c(u, x, careful_commit, which);
+}
+
+/* At cold code of a TLB miss r14 is the entry, r13 the address less its tag; flags may be in AX. */
+static void put_cold_access(struct translation_unit *u, const struct cold *c)
+{
+	struct emit *e = &u->e;
+	unsigned access = c->info >> 16 & 0xff;
+	size_t tag = access & ACCESS_WRITE ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
+	if (c->flags_saved) {
+		put_flags_from_ax(e);
+		put_load(e, H_RAX, AT_SPILL(e, 0));
+	}
+	put_store(e, H_R13, AT(e, slow_addr));
+	put_rip(u, c->rip);
+	put_mov_imm(e, H_R13, c->info);
+	put_mov_imm(e, H_R14, (uintptr_t)slow_access);
+	put_call_to(e, u->engine->stub_call);
+	put_load(e, H_R14, AT(e, slow_result));
+	put_mov_imm(e, H_R13, 0);
+	put_jmp_to(e, c->back);
+}
+
+static void put_cold_poll(struct translation_unit *u, const struct cold *c)
+{
+	struct emit *e = &u->e;
+	put_rip(u, c->rip);
+	put_store_imm32(e, AT(e, exit_id), EXITED_POLL);
+	put_jmp_to(e, u->engine->stub_exit);
+}
+
+void unit_cold(struct translation_unit *u)
+{
+	for (unsigned i = 0; i < u->ncold; i++) {
+		struct cold *c = &u->cold[i];
+		if (c->kind != COLD_GOTO)
+			patch_rel32(c->place, u->e.p);
+		switch (c->kind) {
+		case COLD_ACCESS: put_cold_access(u, c); break;
+		case COLD_POLL: put_cold_poll(u, c); break;
+		case COLD_GOTO: put_goto_from(u, c->place, c->rip); break;
+		}
+	}
+}

@@ -1,0 +1,341 @@
+/*
+ * Copied instructions: the guest's own encoding with registers renamed and the
+ * memory operand replaced. Guest registers without a host home (R13..R15)
+ * are loaded into scratch registers around the instruction; where r13 and
+ * r14 do not suffice, a register that the instruction does not use is borrowed.
+ */
+#include "xlat/internal.h"
+
+struct renaming {
+	int8_t host[FIELD_COUNT];        /* host register of each general-register field, or -1 to keep the encoded one */
+	int8_t temp[FIELD_COUNT];        /* guest register to load and store around, or -1 */
+	int8_t borrowed[2];
+	unsigned nborrowed;
+};
+
+/* Legacy opcode bytes whose meaning is not that of 64-bit mode, or that carry a moffs. */
+static void legacy_opcode(const struct xinsn *x, uint8_t *opcode, int *modrm_reg)
+{
+	const struct insn *in = &x->in;
+	*opcode = in->opcode;
+	if (in->map)
+		return;
+	if (in->opcode >= 0x40 && in->opcode <= 0x4f) {          /* INC, DEC of 16- and 32-bit modes */
+		*opcode = 0xff;
+		*modrm_reg = in->opcode >= 0x48;
+	} else if (in->opcode >= 0xa0 && in->opcode <= 0xa3) {   /* moffs */
+		static const uint8_t plain[4] = { 0x8a, 0x8b, 0x88, 0x89 };
+		*opcode = plain[in->opcode & 3];
+		*modrm_reg = H_RAX;
+	} else if (in->opcode == 0x82) {
+		*opcode = 0x80;
+	}
+}
+
+static void put_prefixes(struct emit *e, const struct xinsn *x)
+{
+	const struct insn *in = &x->in;
+	if (x->simd ? in->opsize_prefix : x->force66 || (in->opsize_prefix && in->opsize == 2))
+		put8(e, 0x66);
+	if (in->rep)
+		put8(e, in->rep);
+	if (in->lock)
+		put8(e, 0xf0);
+}
+
+static void put_immediates(struct emit *e, const struct xinsn *x)
+{
+	if (x->in.map == 0 && x->in.opcode >= 0xa0 && x->in.opcode <= 0xa3)
+		return;
+	for (unsigned i = x->imm_offset; i < x->in.len; i++)
+		put8(e, x->in.bytes[i]);
+}
+
+static void put_legacy(struct emit *e, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
+{
+	const struct insn *in = &x->in;
+	uint8_t opcode;
+	int reg = r->host[FIELD_REG] >= 0 ? r->host[FIELD_REG] : in->reg;
+	int rm = r->host[FIELD_RM] >= 0 ? r->host[FIELD_RM] : in->rm;
+	bool modrm = in->has_modrm;
+	int inc_dec = in->reg;
+	legacy_opcode(x, &opcode, &inc_dec);
+	if (in->map == 0 && in->opcode >= 0x40 && in->opcode <= 0x4f) {
+		modrm = true;
+		reg = inc_dec;
+		rm = r->host[FIELD_OPCODE];
+	} else if (in->map == 0 && in->opcode >= 0xa0 && in->opcode <= 0xa3) {
+		modrm = true;
+		reg = H_RAX;
+	}
+	int w = in->rex >> 3 & 1;
+	int rex = w << 3 | (modrm && reg > 7) << 2;
+	if (m)
+		rex |= (m->index > 7) << 1 | (m->base > 7);
+	else if (modrm)
+		rex |= rm > 7;
+	else if (r->host[FIELD_OPCODE] >= 0)
+		rex |= r->host[FIELD_OPCODE] > 7;
+	put_prefixes(e, x);
+	/* A byte register 4..7 means SPL..DIL with any REX, AH..BH without. */
+	if (rex || (in->rex && !x->high_byte))
+		put8(e, 0x40 | rex);
+	if (in->map)
+		put8(e, 0x0f);
+	if (in->map == 2)
+		put8(e, 0x38);
+	else if (in->map == 3)
+		put8(e, 0x3a);
+	if (!modrm && r->host[FIELD_OPCODE] >= 0)
+		opcode = (opcode & ~7) | (r->host[FIELD_OPCODE] & 7);
+	put8(e, opcode);
+	if (m)
+		put_modrm(e, reg, *m);
+	else if (modrm)
+		put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	put_immediates(e, x);
+}
+
+/* VEX, always in its three-byte form. */
+static void put_vex(struct emit *e, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
+{
+	const struct insn *in = &x->in;
+	const uint8_t *v = in->bytes;
+	while (*v != 0xc4 && *v != 0xc5)
+		v++;
+	uint8_t last = v[0] == 0xc5 ? v[1] : v[2];
+	int w = v[0] == 0xc5 ? 0 : last >> 7;
+	int vvvv = r->host[FIELD_VVVV] >= 0 ? r->host[FIELD_VVVV] : ~last >> 3 & 15;
+	int reg = r->host[FIELD_REG] >= 0 ? r->host[FIELD_REG] : in->reg;
+	int rm = r->host[FIELD_RM] >= 0 ? r->host[FIELD_RM] : in->rm;
+	int b = m ? m->base > 7 : rm > 7, xbit = m ? m->index > 7 : 0;
+	put8(e, 0xc4);
+	put8(e, (reg > 7 ? 0 : 0x80) | (xbit ? 0 : 0x40) | (b ? 0 : 0x20) | in->map);
+	put8(e, w << 7 | (~vvvv & 15) << 3 | (last & 7));
+	put8(e, in->opcode);
+	if (m)
+		put_modrm(e, reg, *m);
+	else if (in->has_modrm)
+		put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	put_immediates(e, x);
+}
+
+/* A host register that the instruction does not use; saved in spill[1 + n]. */
+static int borrow(struct translation_unit *u, const struct xinsn *x, struct renaming *r, bool low)
+{
+	static const int8_t candidates[] = { H_RSI, H_RDI, H_RBX, H_RBP, H_R8, H_R9, H_R10, H_R11, H_R12 };
+	for (unsigned i = 0; i < (low ? 4u : ARRAY_SIZE(candidates)); i++) {
+		int h = candidates[i];
+		if (x->used >> h & 1 || (r->nborrowed && r->borrowed[0] == h))
+			continue;
+		put_store(&u->e, h, AT_SPILL(&u->e, 1 + r->nborrowed));
+		r->borrowed[r->nborrowed++] = h;
+		return h;
+	}
+	return -1;
+}
+
+static void put_return_borrowed(struct translation_unit *u, const struct renaming *r)
+{
+	for (unsigned i = 0; i < r->nborrowed; i++)
+		put_load(&u->e, r->borrowed[i], AT_SPILL(&u->e, 1 + i));
+}
+
+static int temp_for(struct translation_unit *u, const struct xinsn *x, struct renaming *r, uint32_t *scratch)
+{
+	for (int h = H_R13; h <= H_R14; h++) {
+		if (*scratch >> h & 1) {
+			*scratch &= ~(1u << h);
+			return h;
+		}
+	}
+	return borrow(u, x, r, false);
+}
+
+/* Gives every general-register field its host register, loading homeless ones. */
+static void rename_fields(struct translation_unit *u, const struct xinsn *x, struct renaming *r, uint32_t scratch)
+{
+	for (int f = 0; f < FIELD_COUNT; f++)
+		r->host[f] = r->temp[f] = -1;
+	for (int f = 0; f < FIELD_COUNT; f++) {
+		int g = x->field[f].gpr;
+		if (g < 0)
+			continue;
+		r->host[f] = host_reg(g);
+		for (int k = 0; k < f && r->host[f] < 0; k++)
+			if (x->field[k].gpr == g)
+				r->host[f] = r->host[k];         /* the same guest register twice: one temp */
+		if (r->host[f] >= 0)
+			continue;
+		r->host[f] = temp_for(u, x, r, &scratch);
+		r->temp[f] = g;
+		put_load(&u->e, r->host[f], AT_GPR(&u->e, g));
+	}
+}
+
+static bool field_written(const struct xinsn *x, int guest)
+{
+	for (int f = 0; f < FIELD_COUNT; f++)
+		if (x->field[f].gpr == guest && x->field[f].write)
+			return true;
+	return false;
+}
+
+static void put_temps_back(struct translation_unit *u, const struct xinsn *x, const struct renaming *r)
+{
+	for (int f = 0; f < FIELD_COUNT; f++)
+		if (r->temp[f] >= 0 && field_written(x, r->temp[f]))
+			put_store(&u->e, r->host[f], AT_GPR(&u->e, r->temp[f]));
+}
+
+static bool needs_temps(const struct xinsn *x)
+{
+	for (int f = 0; f < FIELD_COUNT; f++)
+		if (x->field[f].gpr >= 0 && host_reg(x->field[f].gpr) < 0)
+			return true;
+	return false;
+}
+
+static void put_fpu_pointers(struct translation_unit *u, const struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	put_store_imm64(e, AT(e, fpu_ip), x->rip);
+	uint16_t fop = (x->in.opcode & 7) << 8 | x->in.modrm;
+	put8(e, 0x66);                                           /* mov word [fpu_op], fop */
+	put_op_mem(e, 0, 0xc7, 0, AT(e, fpu_op));
+	put8(e, fop);
+	put8(e, fop >> 8);
+}
+
+static void note_map(struct translation_unit *u, const struct xinsn *x, const struct renaming *r)
+{
+	struct block *b = u->block;
+	struct insn_map *m = &b->map[x - u->insn];
+	unsigned guest = x->rip - b->rip;
+	m->host_offset = u->e.p - b->entry;
+	m->guest_offset_lo = guest;
+	m->guest_offset_hi = guest >> 8;
+	m->fpu = x->fpu_class;
+	for (unsigned i = 0; i < 2; i++)
+		m->borrowed[i] = i < r->nborrowed ? r->borrowed[i] : 0xff;
+}
+
+/* Emits the renamed instruction; m: NULL for register forms. The operand's registers are r13/r14 at most. */
+static void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m)
+{
+	struct emit *e = &u->e;
+	struct renaming r = { .nborrowed = 0 };
+	uint32_t scratch = 1u << H_R13 | 1u << H_R14;
+	int low = -1;
+	if (m) {
+		if (m->index >= 0 && (needs_temps(x) || x->high_byte)) {
+			put_lea(e, H_R14, *m);
+			*m = mem_base(H_R14, 0);
+		}
+		scratch = m->index >= 0 ? 0 : 1u << H_R13;
+		if (x->high_byte) {                              /* no REX allowed: a low address register */
+			low = borrow(u, x, &r, true);
+			put_mov(e, low, H_R14);
+			*m = mem_base(low, 0);
+		}
+	}
+	struct renaming fields = r;
+	rename_fields(u, x, &fields, scratch);
+	note_map(u, x, &fields);
+	if (x->in.encoding == ENC_VEX)
+		put_vex(e, x, &fields, m);
+	else
+		put_legacy(e, x, &fields, m);
+	put_temps_back(u, x, &fields);
+	put_return_borrowed(u, &fields);
+}
+
+void put_native(struct translation_unit *u, struct xinsn *x)
+{
+	if (x->x87_op)
+		put_fpu_pointers(u, x);
+	if (!x->in.mem || !x->in.mem_size) {
+		put_renamed(u, x, NULL);
+		return;
+	}
+	struct mem_operand m = put_operand(u, x);
+	put_renamed(u, x, &m);
+	if (operand_commits(u, x))
+		put_commit(u, x, 0);
+}
+
+/* LEA: the address is computed as for an access, then moved at operand size. */
+void put_lea_insn(struct translation_unit *u, struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	const struct insn *in = &x->in;
+	int to = host_reg(x->field[FIELD_REG].gpr);
+	put_effective_address(u, x);
+	if (to >= 0) {
+		if (in->opsize == 2)
+			put8(e, 0x66);
+		put_op_reg(e, in->opsize == 8, 0x89, H_R13, to);
+		return;
+	}
+	struct mem_operand slot = AT_GPR(e, x->field[FIELD_REG].gpr);
+	if (in->opsize == 4)
+		put_mov32(e, H_R13, H_R13);                      /* zero-extend */
+	if (in->opsize == 2) {
+		put8(e, 0x66);
+		put_op_mem(e, 0, 0x89, H_R13, slot);
+		return;
+	}
+	put_store(e, H_R13, slot);
+}
+
+/*
+ * BT, BTS, BTR, BTC with a register bit offset: the offset selects a word far
+ * from the operand, so address and offset are computed apart.
+ */
+void put_bit_string(struct translation_unit *u, struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	const struct insn *in = &x->in;
+	int g = x->field[FIELD_REG].gpr, size = in->opsize;
+	put_effective_address(u, x);
+	if (!u->careful && (in->seg == SEG_FS || in->seg == SEG_GS))
+		put_segment_base(u, in->seg);
+	put_store(e, H_RAX, AT_SPILL(e, 0));
+	int from = g == REG_RAX ? H_RAX : put_guest_reg(u, g, H_R14);
+	if (size == 8)
+		put_mov(e, H_R14, from);
+	else if (size == 4)
+		put_op_reg(e, 1, 0x63, H_R14, from);             /* movsxd */
+	else
+		put_op_reg(e, 1, 0x0fbf, H_R14, from);           /* movsx r64, r16 */
+	put_flags_to_ax(e);
+	put_op_reg(e, 1, 0xc1, 7, H_R14);                        /* sar r14, 3 */
+	put8(e, 3);
+	put_alu_imm(e, 1, 4, H_R14, -size);
+	put_op_reg(e, in->addrsize == 8, 0x01, H_R14, H_R13);    /* add r13, r14 */
+	if (in->addrsize == 2)
+		put_op_reg(e, 0, 0x0fb7, H_R13, H_R13);
+	put_flags_from_ax(e);
+	put_load(e, H_RAX, AT_SPILL(e, 0));
+	struct mem_operand m = put_access(u, x, in->seg, size, ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0), 0);
+	if (m.index >= 0) {
+		put_lea(e, H_R14, m);
+		m = mem_base(H_R14, 0);
+	}
+	/* The masked bit offset in r13. rorx/pext would cost as much: 8*size is a power of two, so MOVZX and BZHI-like masking by AND. */
+	put_store(e, H_RAX, AT_SPILL(e, 0));
+	from = g == REG_RAX ? H_RAX : put_guest_reg(u, g, H_R13);
+	put_mov(e, H_R13, from);
+	put_flags_to_ax(e);
+	put_alu_imm(e, 0, 4, H_R13, 8 * size - 1);
+	put_flags_from_ax(e);
+	put_load(e, H_RAX, AT_SPILL(e, 0));
+	struct renaming r;
+	memset(&r, -1, sizeof r);
+	r.nborrowed = 0;
+	r.host[FIELD_REG] = H_R13;
+	note_map(u, x, &r);
+	put_legacy(e, x, &r, &m);
+	if (operand_commits(u, x))
+		put_commit(u, x, 0);
+}

@@ -1,0 +1,226 @@
+/*
+ * The engine's loop: find or make the block at RIP, run translated code until
+ * it comes back, see why.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+#include "xlat/internal.h"
+
+__thread struct cpu *engine_current;             /* for signal handlers (recover.c) */
+
+int engine_init(struct cpu *cpu)
+{
+	struct engine *en = calloc(1, sizeof *en);
+	if (!en)
+		return -ENOMEM;
+	en->cpu = cpu;
+	if (!engine_map(en)) {
+		engine_unmap(en);
+		free(en);
+		return -ENOMEM;
+	}
+	stubs_make(en);
+	cpu->engine = en;
+	cpu->spill[SPILL_JUMP_MASK] = JUMP_CACHE_ENTRIES - 1;
+	en->jump_epoch = 1;
+	engine_reset(en);
+	cpu_mode_update(cpu);
+	return 0;
+}
+
+void engine_free(struct cpu *cpu)
+{
+	if (!cpu->engine)
+		return;
+	engine_unmap(cpu->engine);
+	free(cpu->engine);
+	cpu->engine = NULL;
+}
+
+/* Is there room for one more block of the largest size? */
+static bool engine_room(const struct engine *en)
+{
+	return en->rw + en->size - en->code > CODE_ROOM && en->meta_end - en->meta_next > CODE_ROOM &&
+	       en->nblocks + 1 < en->max_blocks && en->nexits + 2 * MAX_BLOCK_INSNS < en->max_exits;
+}
+
+/* Host address of the instruction at RIP. Raises what the fetch raises. */
+static const uint8_t *fetch_host(struct cpu *cpu)
+{
+	uint64_t lin = cpu->rip;
+	if (!cpu_code64(cpu)) {
+		if (lin > cpu->seg[SEG_CS].limit)
+			cpu_raise_gp(cpu);
+		lin = (uint32_t)(lin + cpu->seg[SEG_CS].base);
+	} else if (!cpu_canonical(cpu, lin)) {
+		cpu_raise_gp(cpu);
+	}
+	struct tlb_entry *e = (struct tlb_entry *)((uint8_t *)cpu->tlb + (lin >> 7 & cpu->tlb_mask));
+	if (likely(e->exec_tag == (lin & ~4095ull)))
+		return (const uint8_t *)e->host + (lin & 4095);
+	struct translation t = tlb_translate(cpu, lin, ACCESS_EXEC);
+	if (!t.host || !t.slot)
+		cpu_internal_error(cpu, "instruction fetch from MMIO at guest-physical %#llx", (unsigned long long)t.gpa);
+	return t.host;
+}
+
+/* Does the second page of a straddling block still lead where it did? */
+static bool straddle_current(struct cpu *cpu, const struct block *b)
+{
+	uint64_t lin = (b->rip + b->length) & ~4095ull;
+	if (!cpu_code64(cpu))
+		lin = (uint32_t)(b->rip + cpu->seg[SEG_CS].base + b->length) & ~4095ull;
+	struct translation t = tlb_translate(cpu, lin, ACCESS_EXEC);
+	return t.host == b->source2;
+}
+
+static bool unpaged(const struct cpu *cpu) { return !(cpu->cr0 & CR0_PG); }
+
+static uint32_t block_mode(struct cpu *cpu, bool careful)
+{
+	uint32_t mode = cpu->mode;
+	if (careful)
+		mode |= XMODE_CAREFUL | XMODE_ONE;
+	if (mode & MODE_STEP || cpu->shadow & (SHADOW_STI | SHADOW_MOV_SS))
+		mode |= XMODE_ONE;
+	return mode;
+}
+
+static struct block *find_block(struct cpu *cpu, uint32_t mode)
+{
+	struct engine *en = cpu->engine;
+	const uint8_t *host = fetch_host(cpu);
+	struct block *b = block_find(en, host, cpu->rip, mode);
+	if (b && b->source2 && !straddle_current(cpu, b)) {
+		block_kill(en, b);
+		b = NULL;
+	}
+	if (b && (params.revalidate || (unpaged(cpu) && b->epoch != en->epoch))) {
+		if (!block_current(b)) {
+			block_kill(en, b);
+			b = NULL;
+		} else {
+			b->epoch = en->epoch;
+		}
+	}
+	if (b)
+		return b;
+	if (!engine_room(en))
+		engine_reset(en);
+	return block_translate(en, host, cpu->rip, mode);
+}
+
+/* May other blocks jump to this one without the dispatcher? */
+static bool linkable(const struct cpu *cpu, const struct block *b)
+{
+	return params.link && !(b->mode & XMODE_ONE) && !b->source2 && !unpaged(cpu) && !params.revalidate;
+}
+
+/* Lets the way that was just taken lead straight to b the next time. exit_id: how generated code came back. */
+static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
+{
+	struct engine *en = cpu->engine;
+	if (!linkable(cpu, b))
+		return;
+	if (exit_id == EXITED_LOOKUP) {
+		cpu->jump_cache[b->rip & (JUMP_CACHE_ENTRIES - 1)] = to_rx(en, b->indirect_entry);
+		return;
+	}
+	if (exit_id >= EXITED_NEXT)
+		return;
+	struct block_exit *x = en->exits[exit_id];
+	if (x->owner->valid && !x->target && x->rip == b->rip && x->owner->mode == b->mode)
+		exit_link(en, x, b);
+}
+
+/* After a block of one instruction: what holds for the instruction alone ends. */
+static void finish_one(struct cpu *cpu, uint32_t shadow_before)
+{
+	if (shadow_before & (SHADOW_STI | SHADOW_MOV_SS)) {
+		cpu->shadow &= ~(shadow_before & (SHADOW_STI | SHADOW_MOV_SS));
+		if (cpu->want)
+			atomic_fetch_or(&cpu->poll, POLL_WINDOW);
+	}
+	if (cpu->mode & MODE_STEP) {
+		cpu->rflags &= ~(uint64_t)RFLAGS_RF;
+		cpu_debug_trap(cpu);
+	}
+}
+
+/* RIP after generated code came back with exit_id. */
+static void update_rip(struct cpu *cpu, uint64_t exit_id)
+{
+	if (exit_id == EXITED_NEXT)
+		cpu->rip = cpu->next_rip;
+	else if (exit_id < EXITED_NEXT)
+		cpu->rip = cpu->engine->exits[exit_id]->rip;
+}
+
+/* Runs translated code from RIP until it comes back. Returns how. */
+static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
+{
+	struct engine *en = cpu->engine;
+	bool careful = en->want_careful;
+	uint32_t mode, shadow;
+	en->want_careful = false;
+	if (cpu->mode & MODE_STEP)
+		cpu_debug_fetch(cpu);
+	else
+		cpu->rflags &= ~(uint64_t)RFLAGS_RF;
+	cpu->vmexit = (struct vmexit){ 0 };
+	mode = block_mode(cpu, careful);
+	shadow = cpu->shadow;
+	struct block *b = find_block(cpu, mode);
+	remember_way(cpu, b, came_by);
+	io_begin(cpu);
+	if (!cpu->fpu_live)
+		fpu_unpark(cpu);
+	en->enter(cpu, to_rx(en, b->entry));
+	uint64_t exit_id = cpu->exit_id;
+	if (exit_id == EXITED_SIGNAL)
+		engine_signal_landed(cpu);
+	update_rip(cpu, exit_id);
+	if (mode & XMODE_ONE) {
+		io_end(cpu);
+		finish_one(cpu, shadow);
+	}
+	return exit_id;
+}
+
+/* What an unwinding (exception, VM exit, leave) asks for. CPU_EXIT_NONE: go on in the loop. */
+static enum cpu_exit after_unwind(struct cpu *cpu)
+{
+	enum cpu_exit why = cpu->leave_why;
+	cpu->leave_why = CPU_EXIT_NONE;
+	return why;
+}
+
+enum cpu_exit engine_run(struct cpu *cpu)
+{
+	struct engine *en = cpu->engine;
+	volatile uint64_t came_by = EXITED_NEXT;
+	engine_current = cpu;
+	if (__builtin_setjmp(cpu->unwind)) {
+		cpu = engine_current;
+		en = cpu->engine;
+		came_by = EXITED_NEXT;
+		enum cpu_exit why = after_unwind(cpu);
+		if (why != CPU_EXIT_NONE) {
+			engine_current = NULL;
+			return why;
+		}
+	}
+	for (;;) {
+		if (en->flush_wanted || (params.flush_every && ++en->dispatches % params.flush_every == 0)) {
+			engine_reset(en);
+			came_by = EXITED_NEXT;
+		}
+		if (cpu->event.valid)
+			cpu_event_deliver(cpu);
+		if (atomic_load_explicit(&cpu->poll, memory_order_relaxed) && !en->want_careful && !(cpu->io.nreads)) {
+			engine_current = NULL;
+			return CPU_EXIT_NONE;
+		}
+		came_by = run_block(cpu, came_by);
+	}
+}

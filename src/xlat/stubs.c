@@ -1,0 +1,125 @@
+/*
+ * The fixed code at the start of the code cache: entering, leaving, and calling C
+ * with the guest's registers stored in struct cpu.
+ */
+#include "xlat/internal.h"
+
+_Static_assert(offsetof(struct cpu_io, next) == offsetof(struct cpu_io, nreads) + 4, "cleared by one store");
+
+static void put_save_registers(struct emit *e)
+{
+	for (int g = 0; g < 16; g++)
+		if (host_reg(g) >= 0)
+			put_store(e, host_reg(g), AT_GPR(e, g));
+	put_flags_to_ax(e);
+	/* rflags = rflags & ~arithmetic | AH's five | OF */
+	put_op_reg(e, 0, 0x0fb6, H_RCX, H_RSP);                  /* movzx ecx, ah (4 without REX) */
+	put_alu_imm(e, 0, 4, H_RCX, 0xd5);
+	put_op_reg(e, 0, 0x0fb6, H_RAX, H_RAX);                  /* movzx eax, al */
+	put_op_reg(e, 0, 0xc1, 4, H_RAX);                        /* shl eax, 11 */
+	put8(e, 11);
+	put_op_reg(e, 0, 0x09, H_RCX, H_RAX);                    /* or eax, ecx */
+	put_load(e, H_RCX, AT(e, rflags));
+	put_alu_imm(e, 1, 4, H_RCX, ~RFLAGS_ARITH);
+	put_op_reg(e, 1, 0x09, H_RAX, H_RCX);
+	put_store(e, H_RCX, AT(e, rflags));
+}
+
+static void put_load_registers(struct emit *e)
+{
+	put_load(e, H_RAX, AT(e, rflags));
+	put_op_reg(e, 0, 0x89, H_RAX, H_RCX);                    /* mov ecx, eax */
+	put_op_reg(e, 0, 0xc1, 5, H_RCX);                        /* shr ecx, 11 */
+	put8(e, 11);
+	put_alu_imm(e, 0, 4, H_RCX, 1);
+	put8(e, 0x88); put8(e, 0xc4);                            /* mov ah, al */
+	put8(e, 0x88); put8(e, 0xc8);                            /* mov al, cl */
+	put_flags_from_ax(e);
+	for (int g = 0; g < 16; g++)
+		if (host_reg(g) >= 0)
+			put_load(e, host_reg(g), AT_GPR(e, g));
+}
+
+static const int8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void put_push_host(struct emit *e, int r) { if (r > 7) put8(e, 0x41); put8(e, 0x50 | (r & 7)); }
+static void put_pop_host(struct emit *e, int r) { if (r > 7) put8(e, 0x41); put8(e, 0x58 | (r & 7)); }
+
+/* void enter(cpu, code) */
+static void make_enter(struct engine *en, struct emit *e)
+{
+	en->enter = (void (*)(struct cpu *, void *))to_rx(en, e->p);
+	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
+		put_push_host(e, callee_saved[i]);
+	put_store(e, H_RSP, mem_base(H_RDI, offsetof(struct cpu, spill) + 8 * SPILL_HOST_RSP));
+	put_mov(e, H_RSP, H_RDI);
+	put_store(e, H_RSI, AT_SPILL(e, SPILL_TARGET));
+	put_load_registers(e);
+	put_op_mem(e, 0, 0xff, 4, AT_SPILL(e, SPILL_TARGET));
+}
+
+static void put_return_to_c(struct emit *e)
+{
+	put_load(e, H_RSP, AT_SPILL(e, SPILL_HOST_RSP));
+	for (int i = ARRAY_SIZE(callee_saved) - 1; i >= 0; i--)
+		put_pop_host(e, callee_saved[i]);
+	put8(e, 0xc3);
+}
+
+/* Called with r13 = argument, r14 = function; everything is stored around it, rip is set by the caller. */
+static void make_call(struct engine *en, struct emit *e)
+{
+	en->stub_call = e->p;
+	e->bias = 8;
+	put_save_registers(e);
+	put_lea(e, H_RDI, mem_base(H_RSP, 8));
+	put_mov(e, H_RSI, H_R13);
+	put_push_host(e, H_R13);                                 /* aligns the stack */
+	put_op_reg(e, 0, 0xff, 2, H_R14);
+	put_pop_host(e, H_R13);
+	put_store_imm64(e, AT(e, io.nreads), 0);                 /* io_end(): nreads and next */
+	put_load_registers(e);
+	put8(e, 0xc3);
+	e->bias = 0;
+}
+
+/* Jumped to: the rule in r14 ends the block. */
+static void make_rule_end(struct engine *en, struct emit *e)
+{
+	en->stub_rule_end = e->p;
+	put_save_registers(e);
+	put_mov(e, H_RDI, H_RSP);
+	put_mov(e, H_RSI, H_R13);
+	put_op_reg(e, 0, 0xff, 2, H_R14);
+	put_store_imm64(e, AT(e, io.nreads), 0);
+	put_store_imm32(e, AT(e, exit_id), EXITED_NEXT);
+	put_return_to_c(e);
+}
+
+static void make_exit(struct engine *en, struct emit *e)
+{
+	en->stub_lookup = e->p;
+	put_store_imm32(e, AT(e, exit_id), EXITED_LOOKUP);
+	en->stub_exit = e->p;
+	put_save_registers(e);
+	put_return_to_c(e);
+}
+
+/* A signal handler sends the thread here, with the registers already in struct cpu. */
+static void make_signal(struct engine *en, struct emit *e)
+{
+	en->stub_signal = e->p;
+	put_store_imm32(e, AT(e, exit_id), EXITED_SIGNAL);
+	put_return_to_c(e);
+}
+
+void stubs_make(struct engine *en)
+{
+	struct emit e = { .p = en->rw };
+	make_enter(en, &e);
+	make_call(en, &e);
+	make_rule_end(en, &e);
+	make_exit(en, &e);
+	make_signal(en, &e);
+	en->code_start = (uint8_t *)(((uintptr_t)e.p + 63) & ~63ull);
+}
