@@ -63,33 +63,11 @@ void *access_begin(struct cpu *cpu, unsigned which, uint64_t addr, unsigned size
 void access_commit(struct cpu *cpu, unsigned which);
 
 /*
- * Accesses that the client answers (cpu->io), by all who take part:
- *   engine   io_begin() before each rule and careful instruction, io_end() when it has completed (true: MMIO writes
- *            are queued, so leave with CPU_EXIT_MMIO now; POLL_MMIO is set as well). rip is then past it.
- *   cpu/     a read, or IN/OUT/INS/OUTS, sets io.pending, is_write, is_pio, addr, len, count (and data for OUT) and
- *            leaves with rip at the instruction.
- *   KVM_RUN  hands the pending access to the client, then calls io_answer(cpu, data): data is len bytes (MMIO read),
- *            len * count bytes (port input), NULL for port output. The engine then runs the instruction again,
- *            before any new event is delivered. Queued writes: io.writes[io.wnext++] until nwrites, then io_drained().
+ * Accesses that the client answers (struct cpu_io): a read, and every port access, leaves KVM_RUN with rip at the
+ * instruction, which finds the answer when it is run again -- before any new event is delivered. The log of answers
+ * ends with the instruction: the engine clears io.nreads when it has completed. MMIO writes are queued; POLL_MMIO is
+ * set, and once the instruction is complete KVM_RUN hands them to the client and clears the queue and the bit.
  */
-static inline void io_begin(struct cpu *cpu)
-{
-	cpu->io.next = 0;
-	if (cpu->io.rip != cpu->rip)
-		cpu->io.nreads = 0;
-}
-static inline bool io_end(struct cpu *cpu)
-{
-	cpu->io.nreads = cpu->io.next = 0;
-	return cpu->io.nwrites != 0;
-}
-void io_answer(struct cpu *cpu, const void *data);
-static inline void io_drained(struct cpu *cpu)
-{
-	cpu->io.nwrites = cpu->io.wnext = 0;
-	cpu->poll &= ~POLL_MMIO;
-}
-
 /* MMIO and ports. Each may leave KVM_RUN. */
 void mmio_read(struct cpu *cpu, uint64_t gpa, void *to, unsigned len);
 void mmio_write(struct cpu *cpu, uint64_t gpa, const void *from, unsigned len);

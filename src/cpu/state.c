@@ -5,9 +5,9 @@
  * struct cpu itself, and the XSAVE image. Generated code runs with the host's
  * stack pointer at the struct, so what it calls grows down into the stack.
  */
+#include <linux/kvm.h>
 #include <sys/mman.h>
 #include "cpu/fpu.h"
-#include "cpu/watch.h"
 #include "x86/vmx.h"
 #include "xlat/xlat.h"
 
@@ -184,12 +184,12 @@ static uint32_t mode_of_fpu(const struct cpu *cpu)
 
 static uint32_t mode_of_debug(const struct cpu *cpu)
 {
-	uint64_t dr7 = watch_dr7(cpu);
+	uint64_t dr7 = cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP ? cpu->guest_debug_dr7 : cpu->dr7;
 	uint32_t mode = (cpu->rflags & RFLAGS_TF) || (cpu->guest_debug & KVM_GUESTDBG_SINGLESTEP) ? MODE_STEP : 0;
 
 	for (unsigned i = 0; i < 4; i++)
-		if (watch_enabled(dr7, i))
-			mode |= MODE_STEP | (watch_type(dr7, i) & 1 ? MODE_WATCH : 0);
+		if (dr7 >> (2 * i) & 3)  /* R/W field: 1 and 3 are data breakpoints */
+			mode |= MODE_STEP | (dr7 >> (16 + 4 * i) & 1 ? MODE_WATCH : 0);
 	return mode;
 }
 
