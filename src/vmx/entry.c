@@ -221,9 +221,6 @@ int vmx_resume_l2(struct vmx_vcpu *v)
 	vmx_merge(v);
 	enter_l2(v);
 	v->pages_pending = true;
-	if (v->run_pending)
-		inject(v);
-	v->run_pending = false;
 	if (!v->timer_active)
 		vmx_timer_start(v);
 	else
@@ -234,5 +231,9 @@ int vmx_resume_l2(struct vmx_vcpu *v)
 bool vmx_resume_pages(struct vmx_vcpu *v)
 {
 	v->pages_pending = false;
+	/* Not before: the client sets the vCPU's events after the nested state. */
+	if (v->run_pending)
+		inject(v);
+	v->run_pending = false;
 	return vmx_merge_pages(v);
 }

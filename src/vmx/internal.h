@@ -148,7 +148,7 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch);
  * and checked; the registers of L2 are the client's business. Builds vmcs02
  * and switches to it without MSR lists and without reading guest memory: what
  * vmcs12 names by address is looked up by vmx_resume_pages() at the next
- * KVM_RUN. run_pending: event injection is still to happen. timer_active and
+ * KVM_RUN, which also injects the event of a VM entry that is run_pending. timer_active and
  * timer_deadline are set if the client gave a deadline. 0 or -errno.
  */
 int vmx_resume_l2(struct vmx_vcpu *v);
