@@ -94,4 +94,8 @@ void intercept_descriptor_table(struct cpu *cpu, const struct insn *insn, uint32
 uint32_t intercept_insn_info(const struct cpu *cpu, const struct insn *insn);
 void intercept_exception(struct cpu *cpu, const struct event *ev);               /* exits if the exception bitmap says so */
 
+/* debug.c: data breakpoints: notes a hit of [addr, +size) in pending_debug (write: else a read); ports likewise (CR4.DE). */
+void debug_data_access(struct cpu *cpu, uint64_t addr, unsigned size, bool write);
+void debug_io_access(struct cpu *cpu, uint16_t port, unsigned size);
+
 #endif
