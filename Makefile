@@ -1,6 +1,7 @@
 # anykvm: `make demo`, `make check`, `make`, `make install PREFIX=`.
 CC ?= gcc
 BUILD ?= build
+PREFIX ?= /usr/local
 CFLAGS ?= -O2 -g
 WARN = -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes
 ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) -Isrc -fPIC -fvisibility=hidden -fno-strict-aliasing -ftls-model=initial-exec -pthread -D_GNU_SOURCE
@@ -12,13 +13,15 @@ LIB_SRC = $(wildcard $(addprefix src/,$(addsuffix /*.c,$(ROOMS))))
 LIB_OBJ = $(LIB_SRC:%.c=$(BUILD)/%.o)
 # Everything but the shim, for tests that link the KVM API without preload.
 CORE_OBJ = $(filter-out $(BUILD)/src/shim/%,$(LIB_OBJ))
+CLI_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c)) $(addprefix $(BUILD)/src/base/,params.o log.o time.o)
+HEADERS = $(wildcard src/*/*.h)
 
 all: libanykvm.so anykvm
 
 libanykvm.so: $(LIB_OBJ)
-	$(CC) -shared -pthread -Wl,-z,noexecstack -o $@ $^ -lZydis -ldl
+	$(CC) -shared -pthread -Wl,-z,noexecstack,-z,relro,-z,now,-z,defs -o $@ $^ -lZydis -ldl
 
-anykvm: $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c)) $(BUILD)/src/base/params.o $(BUILD)/src/base/log.o
+anykvm: $(CLI_OBJ)
 	$(CC) -pthread -o $@ $^
 
 $(BUILD)/libanykvm-core.a: $(CORE_OBJ)
@@ -32,8 +35,22 @@ $(BUILD)/src/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(LIB_CFLAGS) -MMD -MP -c -o $@ $<
 
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/anykvm $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 anykvm $(DESTDIR)$(PREFIX)/bin/anykvm
+	install -m 755 libanykvm.so $(DESTDIR)$(PREFIX)/lib/anykvm/libanykvm.so
+	install -m 644 docs/anykvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/anykvm.1
+
+# Each header stands alone.
+check-headers: $(HEADERS:%=$(BUILD)/%.ok)
+
+$(BUILD)/%.h.ok: %.h
+	@mkdir -p $(@D)
+	$(CC) $(LIB_CFLAGS) -Wno-unused-function -fsyntax-only -include $< -x c /dev/null
+	@touch $@
+
 clean:
 	rm -rf $(BUILD) libanykvm.so anykvm
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all clean
+.PHONY: all install check-headers clean
