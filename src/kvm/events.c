@@ -1,0 +1,190 @@
+/*
+ * Events that reach a vCPU from outside, taken at an instruction boundary: INIT
+ * and SIPI, what nested VMX makes of pending events, then NMI and interrupts.
+ * At most one is queued into cpu->event; the engine delivers it first thing.
+ * What is blocked leaves a WANT_* bit, and the processor sets the poll word when
+ * the window opens.
+ */
+#include "kvm/vcpu.h"
+#include "x86/vmx.h"
+
+/* ---- INIT and SIPI ---- */
+
+static void init_accept(struct vcpu *v)
+{
+	bool bsp = vcpu_apic_base(v) & 0x100;
+
+	cpu_reset(v->cpu, true);
+	lapic_reset(v->vm->irqchip, v->id, true);
+	v->outstanding = ASKED_NOTHING;
+	v->user_interrupt = -1;
+	v->mp_state = bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+	trace(irq, "vCPU %u: INIT", v->id);
+}
+
+static void sipi_accept(struct vcpu *v)
+{
+	struct segment *cs = &v->cpu->seg[SEG_CS];
+
+	cs->selector = v->sipi_vector << 8;
+	cs->base = (uint64_t)v->sipi_vector << 12;
+	v->cpu->rip = v->cpu->next_rip = 0;
+	cpu_mode_update(v->cpu);
+	v->mp_state = KVM_MP_STATE_RUNNABLE;
+	trace(irq, "vCPU %u: SIPI %#x", v->id, v->sipi_vector);
+}
+
+/* INIT is blocked in VMX root operation and exits in non-root (events_inject()). A SIPI not waited for is lost. */
+void events_accept(struct vcpu *v)
+{
+	uint8_t vector = 0;
+	unsigned events;
+
+	if (!lapic_in_kernel(v))
+		return;
+	events = lapic_events_take(v->vm->irqchip, v->id, &vector);
+	if (events & LAPIC_NMI)
+		atomic_store(&v->nmi_queued, true);
+	if (events & LAPIC_INIT)
+		v->init_pending = true;
+	if (events & LAPIC_SIPI) {
+		v->sipi_pending = true;
+		v->sipi_vector = vector;
+	}
+	if (v->init_pending && !vmx_in_operation(v->vmx)) {
+		v->init_pending = false;
+		init_accept(v);
+	}
+	if (v->sipi_pending && !v->init_pending) {
+		v->sipi_pending = false;
+		if (!vmx_sipi(v->vmx, v->sipi_vector) && v->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+			sipi_accept(v);
+	}
+}
+
+/* ---- interrupts ---- */
+
+/* In split mode the client's PIC speaks through LINT0. */
+static bool accepts_pic(struct vcpu *v)
+{
+	enum { LVT0 = 0x350, MASKED = 0x10000, DELIVERY = 0x700, EXTINT = 0x700 };
+	struct kvm_lapic_state s;
+	uint32_t lvt0;
+
+	if (!lapic_in_kernel(v) || !(vcpu_apic_base(v) & 0x800))
+		return true;
+	if (lapic_get(v->vm->irqchip, v->id, &s) < 0)
+		return false;
+	memcpy(&lvt0, s.regs + LVT0, sizeof(lvt0));
+	return !(lvt0 & MASKED) && (lvt0 & DELIVERY) == EXTINT;
+}
+
+int vcpu_interrupt_pending(struct vcpu *v)
+{
+	if (v->user_interrupt >= 0 && accepts_pic(v))
+		return v->user_interrupt;
+	return lapic_in_kernel(v) ? irqchip_pending(v->vm->irqchip, v->id) : -1;
+}
+
+int vcpu_interrupt_ack(struct vcpu *v)
+{
+	int vector = v->user_interrupt;
+
+	if (vector >= 0 && accepts_pic(v)) {
+		v->user_interrupt = -1;
+		return vector;
+	}
+	return lapic_in_kernel(v) ? irqchip_ack(v->vm->irqchip, v->id) : -1;
+}
+
+static bool l1_takes_interrupts(const struct vcpu *v)
+{
+	return vmx_in_l2(v->vmx) && v->cpu->ctl->pin & PIN_EXT_INTR;
+}
+
+bool vcpu_interrupt_window(struct vcpu *v)
+{
+	if (v->user_interrupt >= 0 || v->mp_state != KVM_MP_STATE_RUNNABLE || !accepts_pic(v))
+		return false;
+	return l1_takes_interrupts(v) ? !v->cpu->event.valid : cpu_interrupt_allowed(v->cpu);
+}
+
+static void inject_interrupt(struct vcpu *v)
+{
+	struct cpu *cpu = v->cpu;
+	int vector = vcpu_interrupt_pending(v);
+
+	if (vector < 0) {
+		if (!pic_in_kernel(v) && v->run->request_interrupt_window)
+			cpu->want |= WANT_INTR;
+		return;
+	}
+	if (!cpu_interrupt_allowed(cpu) || l1_takes_interrupts(v)) {
+		cpu->want |= WANT_INTR;
+		return;
+	}
+	vector = vcpu_interrupt_ack(v);
+	if (vector < 0)
+		return;
+	cpu->event = (struct event){ .valid = true, .type = EVENT_EXT_INTERRUPT, .vector = vector };
+	trace(irq, "vCPU %u: interrupt %#x at %#llx", v->id, vector, (unsigned long long)cpu->rip);
+}
+
+static void inject_nmi(struct vcpu *v)
+{
+	struct cpu *cpu = v->cpu;
+
+	if (!atomic_load(&v->nmi_queued))
+		return;
+	if (!cpu_nmi_allowed(cpu)) {
+		cpu->want |= WANT_NMI;
+		return;
+	}
+	atomic_store(&v->nmi_queued, false);
+	cpu->event = (struct event){ .valid = true, .type = EVENT_NMI, .vector = VEC_NMI };
+	trace(irq, "vCPU %u: NMI", v->id);
+}
+
+/* ---- all ---- */
+
+static void l2_events(struct vcpu *v)
+{
+	bool nmi_taken = false;
+	bool exited = vmx_check_events(v->vmx, atomic_load(&v->nmi_queued), &nmi_taken, v->init_pending);
+
+	if (nmi_taken)
+		atomic_store(&v->nmi_queued, false);
+	if (exited)
+		v->init_pending = false;         /* INIT comes before all other events, so that was it */
+}
+
+static void wake_from_halt(struct vcpu *v)
+{
+	struct cpu *cpu = v->cpu;
+
+	if (cpu->activity != ACTIVITY_HLT)
+		return;
+	if (cpu->event.valid || v->kicked_by_hypercall)
+		cpu->activity = ACTIVITY_ACTIVE;
+	v->kicked_by_hypercall = false;
+}
+
+/*
+ * One event at a time: with more pending, the engine must come back at the
+ * first instruction boundary of the handler.
+ */
+void events_inject(struct vcpu *v)
+{
+	struct cpu *cpu = v->cpu;
+
+	cpu->want = 0;
+	if (v->mp_state != KVM_MP_STATE_RUNNABLE)
+		return;
+	if (vmx_in_l2(v->vmx))
+		l2_events(v);
+	inject_nmi(v);
+	inject_interrupt(v);
+	if (cpu->event.valid && cpu->want)
+		atomic_fetch_or(&cpu->poll, POLL_EVENT);
+	wake_from_halt(v);
+}

@@ -1,0 +1,45 @@
+/* KVM_GET/SET_NESTED_STATE: the client's buffer to and from vmx/. */
+#include "kvm/vcpu.h"
+
+enum { NESTED_STATE_MAX = 128 + 2 * 4096 };
+
+union nested_buffer {
+	struct kvm_nested_state state;
+	uint8_t bytes[NESTED_STATE_MAX];
+};
+
+/* With a buffer that is too small the client still learns the size. */
+long kvm_vcpu_get_nested_state(struct vcpu *v, void *arg)
+{
+	union nested_buffer b;
+	uint32_t size;
+	int r;
+
+	if (user_read(&size, (uint8_t *)arg + offsetof(struct kvm_nested_state, size), sizeof(size)) < 0)
+		return -EFAULT;
+	memset(&b, 0, sizeof(b));
+	r = vmx_get_nested_state(v->vmx, &b.state, size < sizeof(b) ? size : sizeof(b));
+	if (r == -E2BIG && user_write((uint8_t *)arg + offsetof(struct kvm_nested_state, size), &b.state.size, sizeof(size)) < 0)
+		return -EFAULT;
+	if (r < 0)
+		return r;
+	return user_write(arg, &b, b.state.size);
+}
+
+long kvm_vcpu_set_nested_state(struct vcpu *v, void *arg)
+{
+	union nested_buffer b;
+	int r;
+
+	memset(&b, 0, sizeof(b));
+	if (user_read(&b, arg, sizeof(b.state)) < 0)
+		return -EFAULT;
+	if (b.state.size < sizeof(b.state))
+		return -EINVAL;
+	if (user_read(&b, arg, b.state.size < sizeof(b) ? b.state.size : sizeof(b)) < 0)
+		return -EFAULT;
+	r = vmx_set_nested_state(v->vmx, &b.state);
+	cpu_mode_update(v->cpu);
+	vcpu_kick(v);
+	return r;
+}
