@@ -6,7 +6,7 @@
  * exit, then what is wrong with the value.
  */
 #include "cpu/access.h"
-#include "cpu/rules.h"
+#include "cpu/control.h"
 #include "x86/features.h"
 #include "x86/vmx.h"
 
@@ -41,8 +41,6 @@ static uint64_t guest_cr4(const struct cpu *cpu)
 
 /* ---- CR8 and the TPR shadow ---- */
 
-enum { VAPIC_TPR = 0x80 };
-
 static bool tpr_shadow(const struct cpu *cpu)
 {
 	return cpu_in_guest(cpu) && (cpu->ctl->primary & PRIMARY_TPR_SHADOW) && cpu->ctl->vapic;
@@ -55,24 +53,27 @@ static uint64_t cr8_get(struct cpu *cpu)
 	return cpu->ctl->vapic[VAPIC_TPR] >> 4;
 }
 
-/* With the TPR shadow, a TPR below the threshold exits after the instruction. */
-static void cr8_set(struct cpu *cpu, uint64_t value)
+void virtual_tpr_write(struct cpu *cpu, uint32_t vtpr)
 {
 	const struct control_block *ctl = cpu->ctl;
-	uint32_t vtpr = value << 4;
+	bool virtual_interrupts = (ctl->primary & PRIMARY_SECONDARY) && (ctl->secondary & SECONDARY_VIRTUAL_INTR);
 
+	mem_write(cpu->mem, ctl->vapic_gpa + VAPIC_TPR, &vtpr, sizeof(vtpr));
+	if (virtual_interrupts || (vtpr >> 4 & 15) >= (ctl->tpr_threshold & 15))
+		return;
+	cpu->rip = cpu->next_rip;
+	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
+	cpu_vmexit(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
+}
+
+static void cr8_set(struct cpu *cpu, uint64_t value)
+{
 	if (value >> 4)
 		cpu_raise_gp(cpu);
-	if (!tpr_shadow(cpu)) {
+	if (tpr_shadow(cpu))
+		virtual_tpr_write(cpu, value << 4);
+	else
 		cpu->ops->cr8_write(cpu, value);
-		return;
-	}
-	mem_write(cpu->mem, ctl->vapic_gpa + VAPIC_TPR, &vtpr, sizeof(vtpr));
-	if (!(ctl->secondary & SECONDARY_VIRTUAL_INTR && ctl->primary & PRIMARY_SECONDARY) && value < (ctl->tpr_threshold & 15)) {
-		cpu->rip = cpu->next_rip;
-		cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
-		cpu_vmexit(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
-	}
 }
 
 /* ---- MOV to and from CR ---- */

@@ -1,0 +1,10 @@
+/* cpu/time -- the time-stamp counter as the files of cpu/ see it. */
+#ifndef ANYKVM_CPU_TIME_H
+#define ANYKVM_CPU_TIME_H
+
+#include "cpu/cpu.h"
+
+/* L1's TSC: the host's with the vCPU's offset, the control block left out. */
+uint64_t tsc_l1(const struct cpu *cpu);
+
+#endif
