@@ -29,9 +29,6 @@ int capability_value(unsigned long cap);
 /* stats.c: a descriptor for KVM_GET_STATS_FD, or -errno */
 int stats_fd(const char *id);
 
-/* msr_lists.c */
 enum { KVM_MSR_LIST_MAX = 256 };         /* most MSRs in one KVM_GET/SET_MSRS, exclusive */
-/* User-space protocol of both index lists. 0 or -errno. */
-long msr_index_list_copy(void *user, const uint32_t *indices, unsigned n);
 
 #endif
