@@ -118,6 +118,29 @@ static void remember_bytes(struct engine *en, struct block *b)
 		memcpy(b->bytes + first, b->source2, b->length - first);
 }
 
+/* Were the bytes decoded the ones that are there now that all of them are marked as code? */
+static bool decoded_current(const struct translation_unit *u)
+{
+	for (unsigned i = 0, at = 0; i < u->count; at += u->insn[i++].in.len)
+		if (memcmp(u->insn[i].in.bytes, u->block->bytes + at, u->insn[i].in.len))
+			return false;
+	return true;
+}
+
+static void unit_read(struct translation_unit *u, const uint8_t *host, uint64_t rip)
+{
+	struct block *b = u->block;
+	unsigned in_page = 4096 - ((uintptr_t)host & 4095);
+	do {
+		b->source2 = NULL;
+		unit_decode(u, host, rip);
+		mark_code(u->cpu, host, b->source2 ? in_page : b->length);
+		if (b->source2)
+			mark_code(u->cpu, b->source2, b->length - in_page);
+		remember_bytes(u->engine, b);
+	} while (!decoded_current(u));
+}
+
 struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode)
 {
 	static __thread struct translation_unit unit;
@@ -133,11 +156,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	u->ended = false;
 	u->e = (struct emit){ .p = en->code };
 	mark_before_reading(en, host, mode);
-	unit_decode(u, host, rip);
-	mark_code(en->cpu, host, b->source2 ? 4096 - ((uintptr_t)host & 4095) : b->length);
-	if (b->source2)
-		mark_code(en->cpu, b->source2, b->length - (4096 - ((uintptr_t)host & 4095)));
-	remember_bytes(en, b);
+	unit_read(u, host, rip);
 	unit_liveness(u);
 	unit_emit(u);
 	b->code_size = u->e.p - en->code;

@@ -10,6 +10,7 @@ static unsigned info_access(uint64_t info) { return info >> 16 & 0xff; }
 static enum seg info_seg(uint64_t info) { return info >> 24 & 0xf; }
 static unsigned info_which(uint64_t info) { return info >> 28 & 0xf; }
 static unsigned info_length(uint64_t info) { return info >> 32 & 0xf; }
+static bool info_x87(uint64_t info) { return info >> 36 & 1; }
 
 /* Leaves the block: the instruction at rip is to be run as a careful translation. */
 static _Noreturn void be_careful(struct cpu *cpu)
@@ -42,7 +43,8 @@ void careful_begin(struct cpu *cpu, uint64_t info)
 {
 	unsigned size = info_size(info), access = info_access(info);
 	uint64_t addr = seg_linear(cpu, info_seg(info), cpu->slow_addr, size, access);
-	cpu->fpu_dp = addr;
+	if (info_x87(info))
+		cpu->fpu_dp = addr;
 	cpu->slow_result = (uintptr_t)access_begin(cpu, info_which(info), addr, size, access);
 }
 

@@ -77,7 +77,7 @@ static struct mem_operand put_careful_access(struct translation_unit *u, const s
 	*copy = x->in;
 	put_mov_imm(e, H_R14, (uintptr_t)copy);
 	put_store(e, H_R14, AT(e, cur_insn));
-	put_call_c(u, x, careful_begin, ACCESS_INFO(size, access, seg, which, x->in.len));
+	put_call_c(u, x, careful_begin, ACCESS_INFO(size, access, seg, which, x->in.len) | (uint64_t)x->x87_op << 36);
 	put_load(e, H_R14, AT(e, slow_result));
 	return mem_base(H_R14, 0);
 }

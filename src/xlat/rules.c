@@ -8,7 +8,7 @@
 #define M(name) ZYDIS_MNEMONIC_##name
 static const struct rule_binding bindings[] = {
 	/* control registers, caches, halt */
-	{ M(CLTS), RULE_ENDS, rule_clts }, { M(LMSW), RULE_ENDS, rule_lmsw }, { M(SMSW), 0, rule_smsw },
+	{ M(CLTS), RULE_ENDS, rule_clts }, { M(LMSW), RULE_ENDS, rule_lmsw }, { M(SMSW), RULE_ENDS, rule_smsw },
 	{ M(XSETBV), RULE_ENDS, rule_xsetbv }, { M(XGETBV), 0, rule_xgetbv }, { M(INVLPG), RULE_ENDS, rule_invlpg },
 	{ M(INVPCID), RULE_ENDS, rule_invpcid }, { M(WBINVD), 0, rule_wbinvd },
 	{ M(INVD), 0, rule_invd }, { M(HLT), RULE_ENDS, rule_hlt }, { M(MONITOR), 0, rule_monitor },
@@ -19,8 +19,8 @@ static const struct rule_binding bindings[] = {
 	{ M(STAC), RULE_ENDS, rule_stac }, { M(PUSHF), 0, rule_pushf }, { M(PUSHFD), 0, rule_pushf }, { M(PUSHFQ), 0, rule_pushf },
 	{ M(POPF), RULE_ENDS, rule_popf }, { M(POPFD), RULE_ENDS, rule_popf }, { M(POPFQ), RULE_ENDS, rule_popf },
 	/* descriptor tables and segments */
-	{ M(LGDT), RULE_ENDS, rule_lgdt }, { M(LIDT), RULE_ENDS, rule_lidt }, { M(SGDT), 0, rule_sgdt }, { M(SIDT), 0, rule_sidt },
-	{ M(LLDT), RULE_ENDS, rule_lldt }, { M(LTR), RULE_ENDS, rule_ltr }, { M(SLDT), 0, rule_sldt }, { M(STR), 0, rule_str },
+	{ M(LGDT), RULE_ENDS, rule_lgdt }, { M(LIDT), RULE_ENDS, rule_lidt }, { M(SGDT), RULE_ENDS, rule_sgdt }, { M(SIDT), RULE_ENDS, rule_sidt },
+	{ M(LLDT), RULE_ENDS, rule_lldt }, { M(LTR), RULE_ENDS, rule_ltr }, { M(SLDT), RULE_ENDS, rule_sldt }, { M(STR), RULE_ENDS, rule_str },
 	{ M(LAR), 0, rule_lar }, { M(LSL), 0, rule_lsl }, { M(VERR), 0, rule_verr }, { M(VERW), 0, rule_verw }, { M(ARPL), 0, rule_arpl },
 	{ M(LDS), RULE_ENDS, rule_load_far_pointer }, { M(LES), RULE_ENDS, rule_load_far_pointer },
 	{ M(LFS), RULE_ENDS, rule_load_far_pointer }, { M(LGS), RULE_ENDS, rule_load_far_pointer },
@@ -52,11 +52,11 @@ static const struct rule_binding bindings[] = {
 	{ M(XLAT), RULE_ENDS, rule_xlat }, { M(LOOP), RULE_ENDS, rule_loop }, { M(LOOPE), RULE_ENDS, rule_loop }, { M(LOOPNE), RULE_ENDS, rule_loop },
 	{ M(JCXZ), RULE_ENDS, rule_loop }, { M(JECXZ), RULE_ENDS, rule_loop }, { M(JRCXZ), RULE_ENDS, rule_loop },
 	/* x87, vector state */
-	{ M(FXSAVE), 0, rule_fxsave }, { M(FXSAVE64), 0, rule_fxsave }, { M(FXRSTOR), 0, rule_fxrstor }, { M(FXRSTOR64), 0, rule_fxrstor },
-	{ M(XSAVE), 0, rule_xsave }, { M(XSAVE64), 0, rule_xsave }, { M(XSAVEC), 0, rule_xsave }, { M(XSAVEC64), 0, rule_xsave },
-	{ M(XSAVEOPT), 0, rule_xsave }, { M(XSAVEOPT64), 0, rule_xsave }, { M(XSAVES), 0, rule_xsave }, { M(XSAVES64), 0, rule_xsave },
+	{ M(FXSAVE), RULE_ENDS, rule_fxsave }, { M(FXSAVE64), RULE_ENDS, rule_fxsave }, { M(FXRSTOR), 0, rule_fxrstor }, { M(FXRSTOR64), 0, rule_fxrstor },
+	{ M(XSAVE), RULE_ENDS, rule_xsave }, { M(XSAVE64), RULE_ENDS, rule_xsave }, { M(XSAVEC), RULE_ENDS, rule_xsave }, { M(XSAVEC64), RULE_ENDS, rule_xsave },
+	{ M(XSAVEOPT), RULE_ENDS, rule_xsave }, { M(XSAVEOPT64), RULE_ENDS, rule_xsave }, { M(XSAVES), RULE_ENDS, rule_xsave }, { M(XSAVES64), RULE_ENDS, rule_xsave },
 	{ M(XRSTOR), 0, rule_xrstor }, { M(XRSTOR64), 0, rule_xrstor }, { M(XRSTORS), 0, rule_xrstor }, { M(XRSTORS64), 0, rule_xrstor },
-	{ M(FNSTENV), 0, rule_fnstenv }, { M(FLDENV), 0, rule_fldenv }, { M(FNSAVE), 0, rule_fnsave }, { M(FRSTOR), 0, rule_frstor },
+	{ M(FNSTENV), RULE_ENDS, rule_fnstenv }, { M(FLDENV), 0, rule_fldenv }, { M(FNSAVE), RULE_ENDS, rule_fnsave }, { M(FRSTOR), 0, rule_frstor },
 	{ M(MASKMOVDQU), RULE_ENDS, rule_maskmov }, { M(MASKMOVQ), RULE_ENDS, rule_maskmov }, { M(VMASKMOVDQU), RULE_ENDS, rule_maskmov },
 	{ M(VMASKMOVPS), RULE_ENDS, rule_vmaskmov }, { M(VMASKMOVPD), RULE_ENDS, rule_vmaskmov },
 	{ M(VPMASKMOVD), RULE_ENDS, rule_vmaskmov }, { M(VPMASKMOVQ), RULE_ENDS, rule_vmaskmov },

@@ -91,9 +91,12 @@ static struct block *find_block(struct cpu *cpu, uint32_t mode)
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
 	struct block *b = block_find(en, host, cpu->rip, mode);
-	if (b && b->source2 && !straddle_current(cpu, b)) {
-		block_kill(en, b);
-		b = NULL;
+	if (b && b->source2) {
+		bool current = straddle_current(cpu, b);         /* may have killed it already */
+		if (b->valid && !current)
+			block_kill(en, b);
+		if (!b->valid)
+			b = NULL;
 	}
 	if (b && (params.revalidate || (unpaged(cpu) && b->epoch != en->epoch))) {
 		if (!block_current(b)) {
@@ -113,7 +116,7 @@ static struct block *find_block(struct cpu *cpu, uint32_t mode)
 /* May other blocks jump to this one without the dispatcher? */
 static bool linkable(const struct cpu *cpu, const struct block *b)
 {
-	return params.link && !(b->mode & XMODE_ONE) && !b->source2 && !unpaged(cpu) && !params.revalidate;
+	return params.link && b->mode & MODE_FLAT && !(b->mode & XMODE_ONE) && !b->source2 && !unpaged(cpu) && !params.revalidate;
 }
 
 /* Lets the way that was just taken lead straight to b the next time. exit_id: how generated code came back. */
@@ -129,7 +132,8 @@ static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 	if (exit_id >= EXITED_NEXT)
 		return;
 	struct block_exit *x = en->exits[exit_id];
-	if (x->owner->valid && !x->target && x->rip == b->rip && x->owner->mode == b->mode)
+	bool one_page = !(((uintptr_t)x->owner->source ^ (uintptr_t)b->source) & ~4095ull);
+	if (x->owner->valid && !x->target && x->rip == b->rip && x->owner->mode == b->mode && one_page)
 		exit_link(en, x, b);
 }
 
@@ -160,7 +164,8 @@ static void update_rip(struct cpu *cpu, uint64_t exit_id)
 static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 {
 	struct engine *en = cpu->engine;
-	bool careful = en->want_careful;
+	bool replay = cpu->io.nreads || cpu->io.answered;        /* an answer waits: no poll, no fast access */
+	bool careful = en->want_careful || replay;
 	uint32_t mode, shadow;
 	en->want_careful = false;
 	if (cpu->mode & MODE_STEP)
@@ -170,9 +175,11 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	cpu->vmexit = (struct vmexit){ 0 };
 	mode = block_mode(cpu, careful);
 	shadow = cpu->shadow;
+	uint64_t resets = en->stats.flushes;
 	struct block *b = find_block(cpu, mode);
-	remember_way(cpu, b, came_by);
-	io_begin(cpu);
+	if (resets == en->stats.flushes)                         /* else the way that led here is gone */
+		remember_way(cpu, b, came_by);
+	cpu->io.next = 0;
 	if (!cpu->fpu_live)
 		fpu_unpark(cpu);
 	en->enter(cpu, to_rx(en, b->entry));
@@ -181,7 +188,7 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 		engine_signal_landed(cpu);
 	update_rip(cpu, exit_id);
 	if (mode & XMODE_ONE) {
-		io_end(cpu);
+		cpu->io.nreads = cpu->io.next = 0;
 		finish_one(cpu, shadow);
 	}
 	return exit_id;
@@ -217,7 +224,8 @@ enum cpu_exit engine_run(struct cpu *cpu)
 		}
 		if (cpu->event.valid)
 			cpu_event_deliver(cpu);
-		if (atomic_load_explicit(&cpu->poll, memory_order_relaxed) && !en->want_careful && !(cpu->io.nreads)) {
+		if (atomic_load_explicit(&cpu->poll, memory_order_relaxed) && !en->want_careful &&
+		    !cpu->io.nreads && !cpu->io.answered) {
 			engine_current = NULL;
 			return CPU_EXIT_NONE;
 		}
