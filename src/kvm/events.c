@@ -17,6 +17,7 @@ static void init_accept(struct vcpu *v)
 	cpu_reset(v->cpu, true);
 	lapic_reset(v->vm->irqchip, v->id, true);
 	v->outstanding = ASKED_NOTHING;
+	v->replay = false;
 	v->user_interrupt = -1;
 	v->mp_state = bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
 	trace(irq, "vCPU %u: INIT", v->id);

@@ -114,6 +114,7 @@ static void io_complete(struct vcpu *v)
 		memcpy(io->data, run->mmio.data, sizeof(run->mmio.data));
 	io->pending = false;
 	io->answered = io->is_pio;
+	v->replay = true;
 	io->next = 0;
 	if (!io->is_pio || io->count <= 1)
 		io_log(io);
@@ -126,6 +127,7 @@ static void msr_complete(struct vcpu *v)
 	if (cpu->rip != v->asked_rip)
 		return;
 	cpu->msr_exit.answered = true;
+	v->replay = true;
 	cpu->msr_exit.error = v->run->msr.error;
 	cpu->msr_exit.data = v->run->msr.data;
 }

@@ -91,9 +91,16 @@ static int op_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
 	return r;
 }
 
+/* A filtered access goes to the client if it asked for those, else it faults. */
 static bool op_msr_filtered(struct cpu *cpu, uint32_t index, bool write)
 {
-	return !msr_filter_allows(cpu_vcpu(cpu)->vm, index, write);
+	struct vm *vm = cpu_vcpu(cpu)->vm;
+
+	if (msr_filter_allows(vm, index, write))
+		return false;
+	if (!(vm->user_msr_mask & KVM_MSR_EXIT_REASON_FILTER))
+		cpu_raise_gp(cpu);
+	return true;
 }
 
 uint64_t vcpu_cr8(struct vcpu *v)

@@ -121,6 +121,7 @@ static int run_engine(struct vcpu *v)
 	}
 	why = engine_run(cpu);
 	atomic_store(&cpu->running, false);
+	v->replay = false;
 	return exit_handle(v, why);
 }
 
@@ -169,6 +170,10 @@ static int turn(struct vcpu *v)
 		return RUN_EXIT;
 	if (interrupted(v))
 		return exit_interrupted(v);
+	if (v->replay) {
+		atomic_fetch_or(&v->cpu->poll, POLL_EVENT);      /* events are next */
+		return run_engine(v);
+	}
 	events_accept(v);
 	events_inject(v);
 	if (exit_window(v))
@@ -190,11 +195,6 @@ static int run_loop(struct vcpu *v)
 	mem_read_unlock(v->vm->mem);
 	fpu_park(v->cpu);
 	return r;
-}
-
-static bool answer_unused(const struct cpu *cpu)
-{
-	return cpu->io.nreads || cpu->io.answered || cpu->msr_exit.answered;
 }
 
 /* One instruction, unless something made the engine leave before it. */
@@ -224,13 +224,14 @@ static int finish_instruction(struct vcpu *v)
 	enum cpu_exit why = CPU_EXIT_NONE;
 	int r = RUN_ON;
 
-	if (!answer_unused(v->cpu))
+	if (!v->replay)
 		return RUN_ON;
 	mem_read_lock(v->vm->mem);
-	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE && answer_unused(v->cpu); i++) {
+	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE; i++) {
 		requests_handle(v);
 		why = engine_step(v->cpu);
 	}
+	v->replay = false;
 	if (why != CPU_EXIT_DEBUG)
 		r = exit_handle(v, why);
 	mem_read_unlock(v->vm->mem);

@@ -1,4 +1,5 @@
 /* Smaller ioctls of a vCPU: LAPIC state, debugging by the client, capabilities, what is accepted without effect. */
+#include "kvm/lifecycle.h"
 #include "kvm/vcpu.h"
 
 long kvm_vcpu_get_lapic(struct vcpu *v, struct kvm_lapic_state *s)
@@ -73,4 +74,9 @@ long kvm_vcpu_enable_cap(struct vcpu *v, const struct kvm_enable_cap *cap)
 	if (cap->flags)
 		return -EINVAL;
 	return cap->cap == KVM_CAP_ENFORCE_PV_FEATURE_CPUID ? 0 : -EINVAL;
+}
+
+long kvm_vcpu_get_stats_fd(struct vcpu *v)
+{
+	return stats_fd("kvm-vcpu");
 }

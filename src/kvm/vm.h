@@ -42,6 +42,7 @@ struct vcpu {
 	bool revalidate;                 /* a device may have written code: compare translations with their bytes */
 	uint8_t sipi_vector;
 	uint64_t asked_rip;              /* instruction that outstanding belongs to */
+	bool replay;                     /* it has its answer and must run next: nothing may be delivered before */
 	uint8_t outstanding;             /* enum outstanding (vcpu.h): what the client has been asked for */
 	bool host_access;                /* the client, not the guest, reads or writes MSRs now */
 	uint64_t vapic_addr;
