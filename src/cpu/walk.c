@@ -8,6 +8,7 @@
  * it meanwhile, the whole walk is made again.
  */
 #include "cpu/walk.h"
+#include "x86/features.h"
 
 #define PTE_P 1ull
 #define PTE_W 2ull
@@ -78,8 +79,10 @@ static struct paging paging_pae(const struct cpu *cpu)
 
 static struct paging paging_4level(const struct cpu *cpu)
 {
+	bool huge = cpu_has(cpu, FEATURE_PAGE1GB);
+
 	return (struct paging){
-		.level = { { 39, 9, false, PTE_PS, 0 }, { 30, 9, true, 0, 0x3fffe000 }, { 21, 9, true, 0, 0x1fe000 },
+		.level = { { 39, 9, false, PTE_PS, 0 }, { 30, 9, huge, huge ? 0 : PTE_PS, 0x3fffe000 }, { 21, 9, true, 0, 0x1fe000 },
 		           { 12, 9, false, 0, 0 } },
 		.levels = 4, .entry_size = 8, .present = PTE_P, .accessed = PTE_A, .dirty = PTE_D,
 		.reserved = cpu->reserved_pa | reserved_nx(cpu) };
