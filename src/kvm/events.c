@@ -35,6 +35,17 @@ static void sipi_accept(struct vcpu *v)
 	trace(irq, "vCPU %u: SIPI %#x", v->id, v->sipi_vector);
 }
 
+/* L2 in the wait-for-SIPI state: the SIPI is L1's VM exit. */
+static bool sipi_exits(struct vcpu *v)
+{
+	struct vmexit e = { .reason = EXIT_SIPI, .qualification = v->sipi_vector };
+
+	if (!vmx_in_l2(v->vmx) || v->cpu->activity != ACTIVITY_WAIT_SIPI)
+		return false;
+	vmx_exit_to_l1(v->vmx, &e);
+	return true;
+}
+
 /* INIT is blocked in VMX root operation and exits in non-root (events_inject()). A SIPI not waited for is lost. */
 void events_accept(struct vcpu *v)
 {
@@ -58,7 +69,7 @@ void events_accept(struct vcpu *v)
 	}
 	if (v->sipi_pending && !v->init_pending) {
 		v->sipi_pending = false;
-		if (!vmx_sipi(v->vmx, v->sipi_vector) && v->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+		if (!sipi_exits(v) && v->mp_state == KVM_MP_STATE_INIT_RECEIVED)
 			sipi_accept(v);
 	}
 }
