@@ -338,3 +338,9 @@ long kvm_vcpu_set_signal_mask(struct vcpu *v, void *arg)
 	v->sigmask_set = true;
 	return 0;
 }
+
+/* Only the engine makes code that faults on purpose. */
+bool anykvm_signal(int signo, void *siginfo, void *ucontext)
+{
+	return engine_signal(signo, siginfo, ucontext);
+}
