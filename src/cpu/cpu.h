@@ -185,7 +185,7 @@ struct cpu {
 	void *unwind[5];                 /* __builtin_setjmp buffer of the engine's loop */
 	const struct insn *cur_insn;     /* instruction of the rule that runs */
 	uint32_t leave_why;              /* enum cpu_exit that unwound; CPU_EXIT_NONE: an exception was raised, cpu->event holds it */
-	bool tf_at_start;                /* RFLAGS.TF when the instruction began (cpu_debug_fetch notes it) */
+	bool tf_at_start, rf_at_start;   /* RFLAGS.TF and RF when the instruction began (cpu_debug_fetch notes them) */
 	bool iret_unblocked_nmi;         /* the IRET that runs has ended NMI blocking: a fault's VM exit reports it */
 	uint32_t msr_exit_reasons;       /* KVM_MSR_EXIT_REASON_* that the client asked for */
 	struct cpu_io io;

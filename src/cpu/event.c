@@ -16,6 +16,14 @@
 #include "cpu/event.h"
 #include "cpu/fpu.h"
 
+/* An instruction that did not complete will be fetched again: RF must still be there for it. */
+static void restore_rf(struct cpu *cpu)
+{
+	if (cpu->rf_at_start)
+		cpu->rflags |= RFLAGS_RF;
+	cpu->rf_at_start = false;
+}
+
 static _Noreturn void unwind(struct cpu *cpu, enum cpu_exit why)
 {
 	cpu->leave_why = why;
@@ -30,6 +38,7 @@ _Noreturn void cpu_leave(struct cpu *cpu, enum cpu_exit why)
 		cpu->event.injected = true;
 		cpu->delivering.valid = false;
 	}
+	restore_rf(cpu);
 	unwind(cpu, why);
 }
 
@@ -66,6 +75,7 @@ _Noreturn void cpu_vmexit(struct cpu *cpu, uint32_t reason, uint64_t qualificati
 	}
 	cpu->delivering.valid = false;
 	cpu->iret_unblocked_nmi = false;
+	restore_rf(cpu);
 	trace(vmx, "vCPU %u: exit %u qualification %#llx at %#llx", cpu->index, reason, (unsigned long long)qualification,
 	      (unsigned long long)cpu->rip);
 	unwind(cpu, CPU_EXIT_VMEXIT);
@@ -199,5 +209,5 @@ void cpu_event_deliver(struct cpu *cpu)
 	interrupt_deliver(cpu, &ev);
 	cpu->delivering.valid = false;
 	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
-	cpu->tf_at_start = false;
+	cpu->tf_at_start = cpu->rf_at_start = false;
 }

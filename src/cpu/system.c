@@ -13,11 +13,6 @@ static void require_cpl0(struct cpu *cpu)
 		cpu_raise_gp(cpu);
 }
 
-void rule_ud(struct cpu *cpu, const struct insn *insn)
-{
-	cpu_raise_ud(cpu);
-}
-
 /* Linear address of an operand that is named, not accessed: no limit, no canonical check. */
 static uint64_t named_address(const struct cpu *cpu, const struct insn *insn)
 {
@@ -102,6 +97,7 @@ void rule_hlt(struct cpu *cpu, const struct insn *insn)
 	cpu->rip = cpu->next_rip;
 	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
 	cpu->activity = ACTIVITY_HLT;
+	cpu->rf_at_start = false;
 	cpu_leave(cpu, CPU_EXIT_HLT);
 }
 

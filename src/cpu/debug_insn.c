@@ -1,0 +1,52 @@
+/*
+ * MOV to and from debug registers.
+ */
+#include "cpu/access.h"
+#include "cpu/rules.h"
+#include "x86/vmx.h"
+
+/* DR4 and DR5 are DR6 and DR7 by another name, unless CR4.DE. */
+static unsigned debug_register(struct cpu *cpu, unsigned n)
+{
+	if (n > 7 || ((n == 4 || n == 5) && (cpu->cr4 & CR4_DE)))
+		cpu_raise_ud(cpu);
+	return n == 4 || n == 5 ? n + 2 : n;
+}
+
+static void check_general_detect(struct cpu *cpu)
+{
+	if (cpu->dr7 & DR7_GD)
+		cpu_raise_event(cpu, (struct event){ .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
+		                                     .payload = DR6_BD });
+}
+
+static void write_debug_register(struct cpu *cpu, unsigned n, uint64_t value)
+{
+	if (n < 4) {
+		cpu->dr[n] = value;
+		return;
+	}
+	if (value >> 32)
+		cpu_raise_gp(cpu);
+	if (n == 6)
+		cpu->dr6 = (value & 0xe00f) | DR6_FIXED;
+	else
+		cpu->dr7 = (value & 0xffff2bff) | DR7_FIXED;
+	cpu_mode_update(cpu);
+}
+
+void rule_mov_dr(struct cpu *cpu, const struct insn *insn)
+{
+	unsigned n = debug_register(cpu, insn->reg);
+	bool write = insn->opcode == 0x23, wide = cpu_code64(cpu);
+
+	if (cpu->cpl != 0)
+		cpu_raise_gp(cpu);
+	if (cpu_in_guest(cpu) && (cpu->ctl->primary & PRIMARY_MOV_DR))
+		cpu_vmexit(cpu, EXIT_DR_ACCESS, insn->reg | (write ? 0 : 1u << 4) | (uint64_t)insn->rm << 8);
+	check_general_detect(cpu);
+	if (write)
+		write_debug_register(cpu, n, wide ? cpu->gpr[insn->rm] : cpu->gpr[insn->rm] & 0xffffffff);
+	else
+		reg_set(cpu, insn->rm, wide ? 8 : 4, false, n < 4 ? cpu->dr[n] : n == 6 ? cpu->dr6 : cpu->dr7);
+}
