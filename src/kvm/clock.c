@@ -39,27 +39,6 @@ static struct moment moment_now(clockid_t id)
 	return best;
 }
 
-static uint64_t tsc_khz;
-
-static void tsc_measure(void)
-{
-	struct timespec pause = { .tv_nsec = MEASURE_NS };
-	struct moment a = moment_now(CLOCK_MONOTONIC_RAW), b;
-
-	raw_syscall(SYS_nanosleep, (long)&pause, 0, 0, 0, 0, 0);
-	b = moment_now(CLOCK_MONOTONIC_RAW);
-	tsc_khz = (unsigned __int128)(b.tsc - a.tsc) * 1000000 / (b.ns - a.ns);
-}
-
-uint64_t clock_tsc_khz(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	if (unlikely(!tsc_khz))
-		pthread_once(&once, tsc_measure);
-	return tsc_khz;
-}
-
 /* ns = ((ticks << shift) * mul) >> 32, as the guest's clock page has it; mul gets all the 32 bits there are. */
 static void scale_find(uint64_t khz, uint32_t *mul, int8_t *shift)
 {
@@ -78,9 +57,32 @@ static uint64_t scale(uint64_t ticks, uint32_t mul, int8_t shift)
 	return (unsigned __int128)ticks * mul >> 32;
 }
 
+static uint64_t tsc_khz;
+static struct { uint32_t mul; int8_t shift; } tsc_scale;
+
+static void tsc_measure(void)
+{
+	struct timespec pause = { .tv_nsec = MEASURE_NS };
+	struct moment a = moment_now(CLOCK_MONOTONIC_RAW), b;
+
+	raw_syscall(SYS_nanosleep, (long)&pause, 0, 0, 0, 0, 0);
+	b = moment_now(CLOCK_MONOTONIC_RAW);
+	tsc_khz = (unsigned __int128)(b.tsc - a.tsc) * 1000000 / (b.ns - a.ns);
+	scale_find(tsc_khz, &tsc_scale.mul, &tsc_scale.shift);
+}
+
+uint64_t clock_tsc_khz(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	if (unlikely(!tsc_khz))
+		pthread_once(&once, tsc_measure);
+	return tsc_khz;
+}
+
 uint64_t clock_tsc_to_ns(uint64_t ticks)
 {
-	return (unsigned __int128)ticks * 1000000 / clock_tsc_khz();
+	return scale(ticks, tsc_scale.mul, tsc_scale.shift);
 }
 
 struct kvmclock_base clock_base(struct vm *vm)
@@ -109,8 +111,8 @@ uint64_t clock_wall_offset_ns(struct vm *vm)
 
 void clock_init(struct vm *vm)
 {
-	vm->clock.tsc = clock_host_tsc();
-	scale_find(clock_tsc_khz(), &vm->clock.mul, &vm->clock.shift);
+	clock_tsc_khz();
+	vm->clock = (struct kvmclock_base){ .tsc = clock_host_tsc(), .mul = tsc_scale.mul, .shift = tsc_scale.shift };
 }
 
 long vm_get_clock(struct vm *vm, struct kvm_clock_data *d)

@@ -11,7 +11,6 @@
  * The thread handles events by identity: an irqfd may be gone when its event
  * is taken up, so epoll carries its descriptor and the list is searched.
  */
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 #include "kvm/eventfd.h"
 #include "kvm/ioctl.h"
+#include "kvm/sigmask.h"
 #include "kvm/syscall.h"
 
 enum { EVENTS_AT_ONCE = 16 };
@@ -126,13 +126,10 @@ static int poll_add(struct eventfds *ev, int fd)
 /* The client's signals are not for this thread. */
 static int thread_start(struct vm *vm)
 {
-	sigset_t all, old;
-	int r;
+	uint64_t old = sigmask_set(sigmask_all());
+	int r = pthread_create(&vm->eventfds->thread, NULL, irqfd_thread, vm);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&vm->eventfds->thread, NULL, irqfd_thread, vm);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	sigmask_set(old);
 	return -r;
 }
 
