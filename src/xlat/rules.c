@@ -88,8 +88,6 @@ const struct rule_binding *rule_find(unsigned mnemonic)
 	return &bindings[index_of[mnemonic] - 1];
 }
 
-void rule_ud(struct cpu *cpu, const struct insn *insn) { cpu_raise_ud(cpu); }
-
 /* More than 15 bytes. */
 void rule_too_long(struct cpu *cpu, const struct insn *insn) { cpu_raise_gp(cpu); }
 
