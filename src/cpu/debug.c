@@ -8,8 +8,71 @@
  * it trap once more. RF lets one instruction pass its breakpoint and is then
  * used up; if that instruction leaves without completing, RF comes back.
  */
+#include <linux/kvm.h>
 #include "cpu/event.h"
-#include "cpu/watch.h"
+
+/* ---- breakpoint registers in force: the guest's, or the client's while it debugs with hardware breakpoints ---- */
+
+enum { WATCH_EXEC = 0, WATCH_WRITE = 1, WATCH_IO = 2, WATCH_ACCESS = 3 };      /* R/W field of DR7 */
+
+static bool watch_by_client(const struct cpu *cpu)
+{
+	return cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP;
+}
+
+static uint64_t watch_dr7(const struct cpu *cpu)
+{
+	return watch_by_client(cpu) ? cpu->guest_debug_dr7 : cpu->dr7;
+}
+
+static uint64_t watch_dr(const struct cpu *cpu, unsigned i)
+{
+	return watch_by_client(cpu) ? cpu->guest_debug_dr[i] : cpu->dr[i];
+}
+
+static bool watch_enabled(uint64_t dr7, unsigned i)
+{
+	return dr7 >> (2 * i) & 3;
+}
+
+static unsigned watch_type(uint64_t dr7, unsigned i)
+{
+	return dr7 >> (16 + 4 * i) & 3;
+}
+
+static unsigned watch_len(uint64_t dr7, unsigned i)
+{
+	static const uint8_t len[4] = { 1, 2, 8, 4 };
+
+	return len[dr7 >> (18 + 4 * i) & 3];
+}
+
+/* Hits of data and I/O breakpoints wait in pending_debug for the end of the instruction. */
+static void note_hits(struct cpu *cpu, uint64_t addr, unsigned size, unsigned types)
+{
+	uint64_t dr7 = watch_dr7(cpu);
+
+	for (unsigned i = 0; i < 4; i++) {
+		unsigned len = watch_len(dr7, i);
+		uint64_t at = watch_dr(cpu, i) & ~(uint64_t)(len - 1);
+
+		if (watch_enabled(dr7, i) && (types & BIT(watch_type(dr7, i))) && at < addr + size && addr < at + len)
+			cpu->pending_debug |= BIT(i);
+	}
+}
+
+void debug_data_access(struct cpu *cpu, uint64_t addr, unsigned size, bool write)
+{
+	note_hits(cpu, addr, size, BIT(WATCH_ACCESS) | (write ? BIT(WATCH_WRITE) : 0));
+}
+
+void debug_io_access(struct cpu *cpu, uint16_t port, unsigned size)
+{
+	if (cpu->cr4 & CR4_DE)
+		note_hits(cpu, port, size, BIT(WATCH_IO));
+}
+
+/* ---- #DB ---- */
 
 static uint64_t linear_pc(const struct cpu *cpu)
 {

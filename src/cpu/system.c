@@ -13,6 +13,11 @@ static void require_cpl0(struct cpu *cpu)
 		cpu_raise_gp(cpu);
 }
 
+void rule_ud(struct cpu *cpu, const struct insn *insn)
+{
+	cpu_raise_ud(cpu);
+}
+
 /* Linear address of an operand that is named, not accessed: no limit, no canonical check. */
 static uint64_t named_address(const struct cpu *cpu, const struct insn *insn)
 {
