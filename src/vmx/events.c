@@ -174,7 +174,8 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 	if (!v->in_l2)
 		return false;
 	follow_memory(v);
-	if (cpu->event.valid) {
+	/* An instruction that waits for its answered access is finished first: leaving it would lose the answer. */
+	if (cpu->event.valid || cpu->io.nreads || cpu->io.answered) {
 		look_again(v, nmi_pending, init_pending);
 		return false;
 	}
