@@ -150,6 +150,9 @@ _Noreturn void cpu_raise_event(struct cpu *cpu, struct event ev)
 		ev.has_error = false;
 	if (cpu->delivering.valid)
 		merge_nested(cpu, &ev);
+	/* An instruction that faults has not met its data breakpoints: it will when it runs again. */
+	if (ev.type == EVENT_HW_EXCEPTION && ev.vector != VEC_DB)
+		cpu->pending_debug = 0;
 	trace(cpu, "vCPU %u: event %u type %u error %#x at %#llx payload %#llx", cpu->index, ev.vector, ev.type, ev.error,
 	      (unsigned long long)cpu->rip, (unsigned long long)ev.payload);
 	debug_event_for_client(cpu, &ev);

@@ -1,0 +1,104 @@
+/*
+ * VMX instructions: what the processor checks before VMX itself has a say.
+ * In non-root operation they exit; elsewhere KVM_RUN's loop hands them to
+ * vmx/, which finds the instruction in cpu->cur_insn.
+ */
+#include "cpu/access.h"
+#include "cpu/rules.h"
+#include "x86/features.h"
+#include "x86/vmx.h"
+
+static const struct { uint16_t mnemonic; uint8_t reason; } reasons[] = {
+	{ ZYDIS_MNEMONIC_VMXON, EXIT_VMXON }, { ZYDIS_MNEMONIC_VMXOFF, EXIT_VMXOFF }, { ZYDIS_MNEMONIC_VMCLEAR, EXIT_VMCLEAR },
+	{ ZYDIS_MNEMONIC_VMPTRLD, EXIT_VMPTRLD }, { ZYDIS_MNEMONIC_VMPTRST, EXIT_VMPTRST }, { ZYDIS_MNEMONIC_VMREAD, EXIT_VMREAD },
+	{ ZYDIS_MNEMONIC_VMWRITE, EXIT_VMWRITE }, { ZYDIS_MNEMONIC_VMLAUNCH, EXIT_VMLAUNCH }, { ZYDIS_MNEMONIC_VMRESUME, EXIT_VMRESUME },
+	{ ZYDIS_MNEMONIC_INVEPT, EXIT_INVEPT }, { ZYDIS_MNEMONIC_INVVPID, EXIT_INVVPID },
+};
+
+static uint32_t exit_reason_of(const struct insn *insn)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(reasons); i++)
+		if (reasons[i].mnemonic == insn->mnemonic)
+			return reasons[i].reason;
+	return EXIT_VMCALL;
+}
+
+static bool has_operands(const struct insn *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_VMXOFF:
+	case ZYDIS_MNEMONIC_VMLAUNCH:
+	case ZYDIS_MNEMONIC_VMRESUME:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Protected mode and, under long mode, 64-bit code. */
+static bool mode_allows(const struct cpu *cpu)
+{
+	return cpu_protected(cpu) && (!cpu_long_mode(cpu) || cpu_code64(cpu));
+}
+
+/*
+ * A shadow VMCS lets the guest access the fields whose bitmap bit is clear,
+ * without an exit: vmx/ does it. Encodings beyond 15 bits always exit.
+ */
+static bool shadow_vmcs_allows(const struct cpu *cpu, const struct insn *insn)
+{
+	const struct control_block *ctl = cpu->ctl;
+	bool read = insn->mnemonic == ZYDIS_MNEMONIC_VMREAD;
+	uint64_t field = reg_get(cpu, insn->reg, cpu_code64(cpu) ? 8 : 4, false);
+
+	if (!read && insn->mnemonic != ZYDIS_MNEMONIC_VMWRITE)
+		return false;
+	if (!(ctl->primary & PRIMARY_SECONDARY) || !(ctl->secondary & SECONDARY_SHADOW_VMCS) || field >> 15)
+		return false;
+	return !((read ? ctl->vmread_bitmap : ctl->vmwrite_bitmap)[field >> 3] >> (field & 7) & 1);
+}
+
+void rule_vmx(struct cpu *cpu, const struct insn *insn)
+{
+	bool vmxon = insn->mnemonic == ZYDIS_MNEMONIC_VMXON;
+	bool in_operation = cpu->ctl->in_vmx_root_or_non_root;
+
+	if (!cpu_has(cpu, FEATURE_VMX) || !mode_allows(cpu) || (vmxon ? !(cpu->cr4 & CR4_VMXE) : !in_operation))
+		cpu_raise_ud(cpu);
+	if (cpu_in_guest(cpu) && !shadow_vmcs_allows(cpu, insn)) {
+		if (has_operands(insn))
+			cpu->vmexit.insn_info = intercept_insn_info(cpu, insn);
+		cpu_vmexit(cpu, exit_reason_of(insn), insn->mem ? (uint64_t)insn->disp : 0);
+	}
+	if (cpu->cpl != 0)
+		cpu_raise_gp(cpu);
+	cpu_leave(cpu, CPU_EXIT_VMX_INSN);
+}
+
+/* VMCALL belongs to VMX inside VMX operation; outside it is KVM's hypercall, like VMMCALL. */
+void rule_vmcall(struct cpu *cpu, const struct insn *insn)
+{
+	bool vmcall = insn->mnemonic == ZYDIS_MNEMONIC_VMCALL;
+
+	if (vmcall && cpu_in_guest(cpu))
+		cpu_vmexit(cpu, EXIT_VMCALL, 0);
+	if (!vmcall && cpu_in_guest(cpu))
+		cpu_raise_ud(cpu);
+	if (vmcall && cpu->ctl->in_vmx_root_or_non_root) {
+		if (!mode_allows(cpu))
+			cpu_raise_ud(cpu);
+		if (cpu->cpl != 0)
+			cpu_raise_gp(cpu);
+		cpu_leave(cpu, CPU_EXIT_VMX_INSN);
+	}
+	cpu_leave(cpu, CPU_EXIT_HYPERCALL);
+}
+
+void rule_vmfunc(struct cpu *cpu, const struct insn *insn)
+{
+	const struct control_block *ctl = cpu->ctl;
+
+	if (!ctl->non_root || !(ctl->primary & PRIMARY_SECONDARY) || !(ctl->secondary & SECONDARY_VMFUNC))
+		cpu_raise_ud(cpu);
+	cpu_vmexit(cpu, EXIT_VMFUNC, 0);
+}
