@@ -1,0 +1,211 @@
+/*
+ * Guest-physical memory: the rules of slots with their errnos, copies across
+ * slots, dirty logs, code bits, and the lock between vCPUs and slot changes.
+ * Prints TAP.
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "mem/mem.h"
+
+#define K 4096ull
+
+static unsigned failures, tests;
+
+#define CHECK(cond) \
+	do { \
+		tests++; \
+		if (!(cond)) \
+			failures++, printf("not "); \
+		printf("ok %u - %s:%d: %s\n", tests, __func__, __LINE__, #cond); \
+	} while (0)
+
+static uint8_t *ram;
+
+static int set(struct mem *m, unsigned id, uint32_t flags, uint64_t gpa, uint64_t size, uint64_t offset)
+{
+	mem_write_lock(m);
+	int r = mem_slot_set(m, id, flags, gpa, size, ram + offset);
+
+	mem_write_unlock(m);
+	return r;
+}
+
+static void test_slot_rules(void)
+{
+	struct mem *m = mem_new();
+	uint64_t g;
+
+	CHECK(set(m, 0, 0, 0, 16 * K, 0) == 0);
+	CHECK(set(m, 0, 0, 0, 16 * K, 0) == 0);                  /* the same again: nothing to do */
+	CHECK(set(m, 1, 4, 32 * K, 16 * K, 0) == -EINVAL);       /* unknown flag */
+	CHECK(set(m, 1, 0, 32 * K + 1, 16 * K, 0) == -EINVAL);
+	CHECK(set(m, 1, 0, 32 * K, 16 * K + 1, 0) == -EINVAL);
+	CHECK(set(m, 1, 0, 32 * K, 16 * K, 1) == -EINVAL);
+	CHECK(set(m, 1, 0, ~0ull & ~(K - 1), 2 * K, 0) == -EINVAL);
+	CHECK(set(m, 1, 0, 1ull << 52, K, 0) == -EINVAL);
+	CHECK(set(m, 1, 0, 0, 0, 0) == -EINVAL);                 /* deletes what is not there */
+	CHECK(set(m, 1, 0, 15 * K, K, 0) == -EEXIST);
+	CHECK(set(m, 1, 0, 16 * K, K, 64 * K) == 0);
+	CHECK(set(m, 0, 0, 0, 8 * K, 0) == -EINVAL);             /* size, host address, READONLY never change */
+	CHECK(set(m, 0, 0, 0, 16 * K, K) == -EINVAL);
+	CHECK(set(m, 0, MEM_SLOT_READONLY, 0, 16 * K, 0) == -EINVAL);
+	CHECK(set(m, 0, 0, K, 16 * K, 0) == -EEXIST);            /* a move onto slot 1 */
+	CHECK(set(m, 0, 0, 17 * K, 16 * K, 0) == 0);
+	CHECK(!mem_slot_find(m, 0) && mem_slot_find(m, 17 * K)->id == 0 && mem_slot_find(m, 16 * K)->id == 1);
+	CHECK(set(m, 0, 0, 18 * K, 16 * K, 0) == 0);             /* a move that overlaps itself */
+	CHECK(!mem_slot_find(m, 17 * K) && mem_slot_find(m, 33 * K) && !mem_slot_find(m, 34 * K));
+	g = mem_generation(m);
+	CHECK(set(m, 0, 0, 0, 0, 0) == 0 && !mem_slot_find(m, 20 * K) && mem_generation(m) == g + 1);
+	mem_free(m);
+}
+
+static void test_find_many(void)
+{
+	struct mem *m = mem_new();
+	unsigned wrong = 0;
+
+	for (unsigned i = 0; i < 100; i++)
+		wrong += set(m, i, 0, (i * 37 % 100) * 2 * K, K, i * K) != 0;
+	for (uint64_t page = 0; page < 200; page++) {
+		const struct mem_slot *s = mem_slot_find(m, page * K + 5);
+
+		wrong += page % 2 ? s != NULL : !s || s->gpa != page * K || s->id * 37 % 100 != page / 2;
+	}
+	for (unsigned i = 0; i < 100; i += 2)
+		wrong += set(m, i, 0, 0, 0, 0) != 0;
+	for (unsigned i = 0; i < 100; i++)
+		wrong += !mem_slot_by_id(m, i) != !(i % 2);
+	CHECK(wrong == 0);
+	mem_free(m);
+}
+
+static uint64_t hook_gpa;
+static unsigned hook_len, hook_calls;
+
+static void hook(void *arg, uint64_t gpa, unsigned len)
+{
+	hook_gpa = gpa;
+	hook_len = len;
+	hook_calls++;
+}
+
+static void test_copies(void)
+{
+	struct mem *m = mem_new();
+	uint8_t out[32], in[32];
+
+	for (unsigned i = 0; i < sizeof(in); i++)
+		in[i] = i + 1;
+	set(m, 0, 0, 0, 4 * K, 0);
+	set(m, 1, 0, 4 * K, 4 * K, 100 * K);
+	set(m, 2, MEM_SLOT_READONLY, 8 * K, K, 200 * K);
+	CHECK(mem_write(m, 4 * K - 10, in, sizeof(in)) && mem_read(m, 4 * K - 10, out, sizeof(out)) && !memcmp(in, out, sizeof(in)));
+	CHECK(!memcmp(ram + 4 * K - 10, in, 10) && !memcmp(ram + 100 * K, in + 10, 22));
+	CHECK(!mem_write(m, 8 * K - 4, in, 8) && mem_read(m, 8 * K - 4, out, 8));
+	CHECK(!mem_read(m, 9 * K - 4, out, 8) && !mem_read(m, 1ull << 40, out, 1));
+	mem_set_code_hook(m, hook, NULL);
+	mem_read_lock(m);
+	*mem_slot_code(mem_slot_find(m, K), K) = 1ull << 3;      /* bytes 192..255 of page 1 hold code */
+	mem_read_unlock(m);
+	CHECK(mem_write(m, K + 184, in, 8) && hook_calls == 0);
+	CHECK(mem_write(m, K + 188, in, 8) && hook_calls == 1 && hook_gpa == K + 188 && hook_len == 8);
+	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 2);
+	CHECK(mem_write(m, K + 256, in, 8) && hook_calls == 2);
+	CHECK(mem_write(m, K + 100, ram, 300) && hook_calls == 3);
+	mem_free(m);
+}
+
+static void test_dirty(void)
+{
+	struct mem *m = mem_new();
+	uint64_t bits[4], one = 1;
+
+	set(m, 0, 0, 0, 70 * K, 0);
+	CHECK(mem_dirty_get(m, 0, bits, true) == -ENOENT && mem_dirty_get(m, 9, bits, true) == -ENOENT);
+	CHECK(set(m, 0, MEM_SLOT_LOG_DIRTY, 0, 70 * K, 0) == 0);
+	CHECK(mem_dirty_get(m, 0, bits, true) == 0 && !bits[0] && !bits[1]);
+	mem_write(m, 5 * K, &one, 8);
+	mem_write(m, 65 * K - 4, &one, 8);
+	CHECK(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1ull << 5 && bits[1] == 3);
+	CHECK(mem_dirty_get(m, 0, bits, true) == 0 && bits[0] == 1ull << 5 && bits[1] == 3);
+	CHECK(mem_dirty_get(m, 0, bits, true) == 0 && !bits[0] && !bits[1]);
+	mem_write(m, 0, &one, 8);
+	mem_write(m, K, &one, 8);
+	mem_write(m, 69 * K, &one, 8);
+	bits[0] = 2;
+	CHECK(mem_dirty_clear(m, 0, 1, 64, bits) == -EINVAL);
+	CHECK(mem_dirty_clear(m, 0, 0, 63, bits) == -EINVAL);
+	CHECK(mem_dirty_clear(m, 0, 64, 7, bits) == -EINVAL);
+	CHECK(mem_dirty_clear(m, 1, 0, 64, bits) == -ENOENT);
+	CHECK(mem_dirty_clear(m, 0, 0, 64, bits) == 0);
+	CHECK(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1 && bits[1] == 1 << 5);
+	bits[0] = ~0ull;
+	CHECK(mem_dirty_clear(m, 0, 64, 6, bits) == 0);
+	CHECK(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1 && bits[1] == 0);
+	CHECK(set(m, 0, 0, 0, 70 * K, 0) == 0 && mem_dirty_get(m, 0, bits, false) == -ENOENT);
+	mem_dirty_initially_set(m, true);
+	CHECK(set(m, 0, MEM_SLOT_LOG_DIRTY, 0, 70 * K, 0) == 0 && mem_dirty_get(m, 0, bits, true) == 0);
+	CHECK(bits[0] == ~0ull && bits[1] == 0x3f);
+	mem_free(m);
+}
+
+/* ---- the lock ---- */
+
+static struct mem *shared;
+static _Atomic bool quit;
+static _Atomic unsigned inside, overlaps, rounds;
+static _Atomic uint64_t a, b;
+
+static void *reader(void *arg)
+{
+	while (!quit) {
+		mem_read_lock(shared);
+		for (unsigned i = 0; i < 50; i++) {
+			mem_read_lock(shared);           /* nests */
+			if (a != b)
+				overlaps++;
+			mem_read_unlock(shared);
+		}
+		rounds++;
+		mem_read_unlock(shared);
+	}
+	return NULL;
+}
+
+static void test_lock(void)
+{
+	pthread_t t[3];
+
+	shared = mem_new();
+	for (unsigned i = 0; i < 3; i++)
+		pthread_create(&t[i], NULL, reader, NULL);
+	for (unsigned i = 0; i < 20000; i++) {
+		uint8_t byte;
+
+		mem_write_lock(shared);
+		a++;
+		mem_read(shared, 0, &byte, 1);           /* reads by the writer itself do not wait */
+		b++;
+		mem_write_unlock(shared);
+	}
+	quit = true;
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(t[i], NULL);
+	CHECK(!overlaps && rounds);
+	mem_free(shared);
+}
+
+int main(void)
+{
+	alarm(60);
+	ram = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	test_slot_rules();
+	test_find_many();
+	test_copies();
+	test_dirty();
+	test_lock();
+	printf("1..%u\n", tests);
+	return failures != 0;
+}
