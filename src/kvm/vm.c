@@ -29,9 +29,9 @@ void vm_free(struct vm *vm)
 {
 	if (vm->eventfds)
 		eventfds_stop(vm);
-	vcpus_free(vm);
 	if (vm->irqchip)
-		irqchip_free(vm->irqchip);
+		irqchip_free(vm->irqchip);       /* its thread kicks vCPUs */
+	vcpus_free(vm);
 	if (vm->mem)
 		mem_free(vm->mem);
 	if (vm->coalesced)
