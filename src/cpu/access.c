@@ -8,6 +8,7 @@
  */
 #include "cpu/access.h"
 #include "cpu/mmio.h"
+#include "cpu/ram.h"
 #include "cpu/rules.h"
 #include "xlat/xlat.h"
 
@@ -232,6 +233,19 @@ void lin_probe_write(struct cpu *cpu, uint64_t addr, unsigned size, unsigned fla
 
 	if (!entry_host(cpu, addr, size, flags | ACCESS_WRITE))
 		resolve(cpu, addr, size, flags | ACCESS_WRITE, p);
+}
+
+struct ram ram_find(struct cpu *cpu, uint64_t addr, unsigned access)
+{
+	uint8_t *host = entry_host(cpu, addr, 1, access);
+	struct translation t;
+
+	if (host)
+		return (struct ram){ .host = host };
+	t = tlb_translate(cpu, addr, access);
+	if (cpu->mode & MODE_WATCH)
+		return (struct ram){ 0 };
+	return (struct ram){ .host = t.host, .slot = t.host ? t.slot : NULL, .gpa = t.gpa };
 }
 
 uint64_t lin_load(struct cpu *cpu, uint64_t addr, unsigned size, unsigned flags)

@@ -106,7 +106,7 @@ static void reset_events(struct cpu *cpu)
 	cpu->nmi_blocked = cpu->in_smm = false;
 	cpu->pending_debug = 0;
 	cpu->activity = ACTIVITY_ACTIVE;
-	cpu->io.pending = false;
+	cpu->io.pending = cpu->io.answered = false;
 	cpu->io.nreads = cpu->io.next = cpu->io.nwrites = cpu->io.wnext = 0;
 	cpu->poll &= ~POLL_MMIO;
 	memset(&cpu->msr_exit, 0, sizeof(cpu->msr_exit));

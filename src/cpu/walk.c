@@ -162,7 +162,8 @@ static enum step structure_address(struct cpu *cpu, struct walk *w, const struct
 	return p->ept ? STEP_OK : step_of(walk_physical(cpu, w, gpa, access, true, pa));
 }
 
-static enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr, struct trail *t)
+static enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr,
+                             struct trail *t)
 {
 	t->all = ~0ull;
 	t->any = 0;
