@@ -92,9 +92,8 @@ struct cpu_io {
 	struct io_read reads[16];        /* a 64-byte MMIO load crossing pages at most */
 	/*
 	 * The access that is waiting for the client (CPU_EXIT_PIO, CPU_EXIT_MMIO). kvm/ answers it before the instruction
-	 * runs again: pending is cleared, and a single item (port or MMIO) is appended to reads[] as done, with addr the port
-	 * or gpa, OUT too. Port accesses also get answered = true, data[] then holding count * len bytes for INS; the
-	 * rule that uses it clears it.
+	 * runs again: pending is cleared, an MMIO read is appended to reads[] as done, and a port access gets answered = true,
+	 * data[] then holding count * len bytes for IN and INS; the rule that uses it clears it.
 	 */
 	bool pending, is_write, is_pio, answered;
 	uint64_t addr;                   /* guest-physical address or port */

@@ -116,7 +116,7 @@ static void io_complete(struct vcpu *v)
 	io->answered = io->is_pio;
 	v->replay = true;
 	io->next = 0;
-	if (!io->is_pio || io->count <= 1)
+	if (!io->is_pio)
 		io_log(io);
 }
 
