@@ -75,23 +75,25 @@ void rule_vmx(struct cpu *cpu, const struct insn *insn)
 	cpu_leave(cpu, CPU_EXIT_VMX_INSN);
 }
 
-/* VMCALL belongs to VMX inside VMX operation; outside it is KVM's hypercall, like VMMCALL. */
+/*
+ * VMCALL and VMMCALL are KVM's hypercalls for a guest that is told of its
+ * hypervisor, in VMX operation too: L1's kernel uses them while its own KVM
+ * is loaded. To others VMCALL is VMX's and VMMCALL nothing.
+ */
 void rule_vmcall(struct cpu *cpu, const struct insn *insn)
 {
 	bool vmcall = insn->mnemonic == ZYDIS_MNEMONIC_VMCALL;
+	bool in_operation = cpu->ctl->in_vmx_root_or_non_root;
 
 	if (vmcall && cpu_in_guest(cpu))
 		cpu_vmexit(cpu, EXIT_VMCALL, 0);
-	if (!vmcall && cpu_in_guest(cpu))
+	if (!cpu_in_guest(cpu) && (cpu_has(cpu, FEATURE_HYPERVISOR) || (vmcall && !in_operation)))
+		cpu_leave(cpu, CPU_EXIT_HYPERCALL);
+	if (!vmcall || !mode_allows(cpu))
 		cpu_raise_ud(cpu);
-	if (vmcall && cpu->ctl->in_vmx_root_or_non_root) {
-		if (!mode_allows(cpu))
-			cpu_raise_ud(cpu);
-		if (cpu->cpl != 0)
-			cpu_raise_gp(cpu);
-		cpu_leave(cpu, CPU_EXIT_VMX_INSN);
-	}
-	cpu_leave(cpu, CPU_EXIT_HYPERCALL);
+	if (cpu->cpl != 0)
+		cpu_raise_gp(cpu);
+	cpu_leave(cpu, CPU_EXIT_VMX_INSN);
 }
 
 void rule_vmfunc(struct cpu *cpu, const struct insn *insn)
