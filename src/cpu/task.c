@@ -259,5 +259,6 @@ void task_switch(struct cpu *cpu, uint16_t tss_selector, enum task_reason why, b
 	if (has_error)
 		push_error(cpu, tss_format(&tss)->size, error);
 	if (t.trap)
-		cpu->pending_debug |= DR6_BT;
+		cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
+		                             .payload = DR6_BT };
 }
