@@ -4,9 +4,10 @@
  * VM, because sandboxes may forbid threads later.
  *
  * An edge is a pulse on the GSI. With a resample descriptor the line stays up
- * until the guest acknowledges the interrupt; the chip tells us so from inside
- * its lock, where nothing may be done but to note the GSI and wake the thread,
- * which lowers the line and passes the news on.
+ * until the guest acknowledges the interrupt; the chip then lowers it and tells
+ * us from inside its lock, where nothing may be done but to note the GSI and
+ * wake the thread, which passes the news on. (Lowering the line here would be
+ * too late: the client may have raised it again.)
  *
  * The thread handles events by identity: an irqfd may be gone when its event
  * is taken up, so epoll carries its descriptor and the list is searched.
@@ -62,7 +63,6 @@ static void gsi_resample(struct vm *vm, unsigned gsi)
 {
 	struct eventfds *ev = vm->eventfds;
 
-	irqchip_line(vm->irqchip, gsi, 0, IRQ_SOURCE_RESAMPLE);
 	for (struct irqfd *f = ev->irqfds; f; f = f->next)
 		if (f->gsi == gsi && f->resample.fd >= 0)
 			event_signal(&f->resample);
