@@ -223,8 +223,9 @@ static int irqfd_assign(struct eventfds *ev, const struct kvm_irqfd *a)
 	return r;
 }
 
-static int irqfd_deassign(struct eventfds *ev, const struct kvm_irqfd *a)
+static int irqfd_deassign(struct vm *vm, const struct kvm_irqfd *a)
 {
+	struct eventfds *ev = vm->eventfds;
 	uint64_t identity;
 	int r = event_identity(a->fd, &identity);
 
@@ -237,6 +238,8 @@ static int irqfd_deassign(struct eventfds *ev, const struct kvm_irqfd *a)
 			continue;
 		}
 		*p = f->next;
+		if (f->resample.fd >= 0)
+			irqchip_line(vm->irqchip, f->gsi, 0, IRQ_SOURCE_RESAMPLE);
 		irqfd_free(ev, f);
 	}
 	pthread_mutex_unlock(&ev->irqfd_lock);
@@ -250,7 +253,7 @@ long vm_irqfd(struct vm *vm, const struct kvm_irqfd *a)
 	if (a->flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
 		return -EINVAL;
 	if (a->flags & KVM_IRQFD_FLAG_DEASSIGN)
-		return irqfd_deassign(vm->eventfds, a);
+		return irqfd_deassign(vm, a);
 	if (mode == IRQCHIP_NONE || (a->flags & KVM_IRQFD_FLAG_RESAMPLE && mode != IRQCHIP_FULL))
 		return -EINVAL;
 	return irqfd_assign(vm->eventfds, a);
