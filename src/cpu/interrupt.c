@@ -151,7 +151,8 @@ static void deliver_long(struct cpu *cpu, const struct event *ev)
 	uint64_t raw, rsp = cpu->gpr[REG_RSP];
 	struct segment cs = handler_code(cpu, &g, &raw);
 	unsigned cpl = segment_is_conforming(&cs) ? cpu->cpl : cs.dpl;
-	uint64_t items[6] = { cpu->seg[SEG_SS].selector, rsp, flags_image(cpu, ev), cpu->seg[SEG_CS].selector, return_rip(cpu, ev), ev->error };
+	uint64_t items[6] = { cpu->seg[SEG_SS].selector, rsp, flags_image(cpu, ev), cpu->seg[SEG_CS].selector,
+	                      return_rip(cpu, ev), ev->error };
 
 	if (g.ist)
 		rsp = tss_load64(cpu, TSS_IST1 + (g.ist - 1) * 8);

@@ -131,7 +131,8 @@ static const struct msr {
 	msr_read_fn *read;
 	msr_write_fn *write;
 } msrs[] = {
-#define MSR(index, name, where, feature, check) { index, FEATURE_##feature, MSR_##check, offsetof(struct cpu, where), NULL, NULL },
+#define MSR(index, name, where, feature, check) \
+	{ index, FEATURE_##feature, MSR_##check, offsetof(struct cpu, where), NULL, NULL },
 #define MSR_SPECIAL(index, name, feature) { index, FEATURE_##feature, MSR_ANY, 0, read_##name, write_##name },
 #include "x86/msr.def"
 #undef MSR

@@ -59,7 +59,8 @@ uint64_t stack_advance(uint64_t sp, unsigned width, uint64_t bytes)
 }
 
 /* Linear address of [off, +size) on stack ss, or #SS(error). */
-static uint64_t stack_linear(struct cpu *cpu, const struct segment *ss, unsigned width, uint64_t off, unsigned size, uint32_t error)
+static uint64_t stack_linear(struct cpu *cpu, const struct segment *ss, unsigned width, uint64_t off, unsigned size,
+                             uint32_t error)
 {
 	uint64_t last = off + size - 1;
 
