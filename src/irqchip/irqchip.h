@@ -18,7 +18,7 @@ enum irqchip_mode { IRQCHIP_NONE, IRQCHIP_SPLIT, IRQCHIP_FULL };
 struct irqchip_ops {
 	void (*kick)(void *arg, unsigned apic_index);            /* something to look at for this vCPU: interrupt, NMI, INIT, SIPI, SMI */
 	void (*ioapic_eoi)(void *arg, unsigned vcpu, uint8_t vector);      /* split mode: KVM_EXIT_IOAPIC_EOI is due */
-	void (*resample)(void *arg, unsigned gsi);                /* guest acknowledged a level interrupt: irqfd resampling */
+	void (*resample)(void *arg, unsigned gsi);                /* guest acknowledged a GSI; its RESAMPLE line was lowered just before */
 	uint64_t (*tsc_now)(void *arg, unsigned vcpu);            /* guest's L1 TSC */
 	uint64_t (*tsc_to_ns)(void *arg, uint64_t tsc_delta);
 };
@@ -53,6 +53,8 @@ void lapic_cr8_set(struct irqchip *c, unsigned vcpu, uint64_t cr8);
 /* Highest deliverable vector (fixed, or ExtINT from the PIC), or -1; ack makes it in-service / acknowledges the PIC. */
 int irqchip_pending(struct irqchip *c, unsigned vcpu);
 int irqchip_ack(struct irqchip *c, unsigned vcpu);
+/* Would LINT0 let an ExtINT through (client's PIC in split mode)? */
+bool lapic_accepts_extint(struct irqchip *c, unsigned vcpu);
 /* LAPIC only, PIC left out (posted interrupts and VMX's acknowledge use irqchip_*). */
 /* Takes what has arrived: bits LAPIC_NMI etc.; each is reported once. *sipi_vector valid with LAPIC_SIPI. */
 enum { LAPIC_NMI = 1, LAPIC_INIT = 2, LAPIC_SIPI = 4, LAPIC_SMI = 8 };
