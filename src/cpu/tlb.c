@@ -215,7 +215,8 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 	*e = new;
 	if (w->access & ACCESS_EXEC) {
 		context_note_exec(c, w);
-		engine_exec_mapped(cpu, w->pa);
+		if (cpu->engine)
+			engine_exec_mapped(cpu, w->pa);
 	}
 }
 
