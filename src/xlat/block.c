@@ -162,6 +162,9 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	b->code_size = u->e.p - en->code;
 	en->code = (uint8_t *)(((uintptr_t)u->e.p + 15) & ~15ull);
 	b->valid = true;
+	trace(xlat, "vCPU %u: block %#llx mode %#x: %u instructions, %u bytes, first %02x %02x %02x %02x", en->cpu->index,
+	      (unsigned long long)rip, mode, b->insns, b->code_size, b->bytes[0], b->length > 1 ? b->bytes[1] : 0,
+	      b->length > 2 ? b->bytes[2] : 0, b->length > 3 ? b->bytes[3] : 0);
 	block_insert(en, b);
 	en->stats.blocks++;
 	en->stats.insns += b->insns;

@@ -15,7 +15,7 @@ static const struct rule_binding bindings[] = {
 	{ M(MWAIT), RULE_ENDS, rule_mwait }, { M(CLFLUSH), 0, rule_clflush }, { M(CLFLUSHOPT), 0, rule_clflush },
 	{ M(CLWB), 0, rule_clflush }, { M(RSM), RULE_ENDS, rule_rsm }, { M(GETSEC), RULE_ENDS, rule_getsec },
 	/* flags */
-	{ M(CLI), RULE_ENDS, rule_cli }, { M(STI), RULE_ENDS, rule_sti }, { M(CLAC), RULE_ENDS, rule_clac },
+	{ M(CLD), 0, rule_direction }, { M(STD), 0, rule_direction }, { M(CLI), RULE_ENDS, rule_cli }, { M(STI), RULE_ENDS, rule_sti }, { M(CLAC), RULE_ENDS, rule_clac },
 	{ M(STAC), RULE_ENDS, rule_stac }, { M(PUSHF), 0, rule_pushf }, { M(PUSHFD), 0, rule_pushf }, { M(PUSHFQ), 0, rule_pushf },
 	{ M(POPF), RULE_ENDS, rule_popf }, { M(POPFD), RULE_ENDS, rule_popf }, { M(POPFQ), RULE_ENDS, rule_popf },
 	/* descriptor tables and segments */
@@ -86,6 +86,15 @@ const struct rule_binding *rule_find(unsigned mnemonic)
 	if (mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || !index_of[mnemonic])
 		return NULL;
 	return &bindings[index_of[mnemonic] - 1];
+}
+
+/* CLD, STD: the host's DF stays clear for C code. */
+void rule_direction(struct cpu *cpu, const struct insn *insn)
+{
+	if (insn->mnemonic == ZYDIS_MNEMONIC_STD)
+		cpu->rflags |= RFLAGS_DF;
+	else
+		cpu->rflags &= ~(uint64_t)RFLAGS_DF;
 }
 
 /* More than 15 bytes. */
