@@ -285,6 +285,13 @@ static inline bool cpu_canonical(const struct cpu *cpu, uint64_t a)
 	return (uint64_t)((int64_t)(a << shift) >> shift) == a;
 }
 
+/* The control block has the monitor trap flag: a VM exit after every instruction and after every delivered event. */
+static inline bool cpu_monitor_trap(const struct cpu *cpu)
+{
+	const uint32_t monitor_trap_flag = 1u << 27;
+	return cpu->ctl->non_root && (cpu->ctl->primary & monitor_trap_flag);
+}
+
 /* Guest TSC now, all offsets and scaling of the control block applied. */
 uint64_t cpu_tsc(struct cpu *cpu);
 

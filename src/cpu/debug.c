@@ -137,6 +137,11 @@ void cpu_debug_trap(struct cpu *cpu)
 	bool client_step = cpu->guest_debug & KVM_GUESTDBG_SINGLESTEP;
 
 	cpu->tf_at_start = cpu->rf_at_start = false;
+	/* Goes before #DB, which stays pending; blocking by MOV SS does not hold it back. */
+	if (cpu_monitor_trap(cpu)) {
+		cpu->pending_debug = cpu->shadow & SHADOW_MOV_SS ? bits & ~DR6_BS : bits;
+		cpu_vmexit(cpu, EXIT_MTF, 0);
+	}
 	/* A load of SS loses its single step and delays its data breakpoints by one instruction. */
 	if (cpu->shadow & SHADOW_MOV_SS) {
 		cpu->pending_debug = bits & ~DR6_BS;

@@ -213,4 +213,7 @@ void cpu_event_deliver(struct cpu *cpu)
 	cpu->delivering.valid = false;
 	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
 	cpu->tf_at_start = cpu->rf_at_start = false;
+	/* The event took the place of an instruction: trapped before its handler's first one. */
+	if (cpu_monitor_trap(cpu))
+		cpu_vmexit(cpu, EXIT_MTF, 0);
 }

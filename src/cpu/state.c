@@ -185,7 +185,7 @@ static uint32_t mode_of_fpu(const struct cpu *cpu)
 static uint32_t mode_of_debug(const struct cpu *cpu)
 {
 	uint64_t dr7 = cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP ? cpu->guest_debug_dr7 : cpu->dr7;
-	uint32_t mode = (cpu->rflags & RFLAGS_TF) || (cpu->guest_debug & KVM_GUESTDBG_SINGLESTEP) ? MODE_STEP : 0;
+	uint32_t mode = (cpu->rflags & RFLAGS_TF) || (cpu->guest_debug & KVM_GUESTDBG_SINGLESTEP) || cpu_monitor_trap(cpu) ? MODE_STEP : 0;
 
 	for (unsigned i = 0; i < 4; i++)
 		if (dr7 >> (2 * i) & 3)  /* R/W field: 1 and 3 are data breakpoints */

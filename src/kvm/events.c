@@ -148,7 +148,7 @@ static void inject_nmi(struct vcpu *v)
 
 	if (!atomic_load(&v->nmi_queued))
 		return;
-	if (!cpu_nmi_allowed(cpu)) {
+	if (!cpu_nmi_allowed(cpu) || (vmx_in_l2(v->vmx) && (cpu->ctl->pin & PIN_NMI))) {
 		cpu->want |= WANT_NMI;
 		return;
 	}
@@ -192,6 +192,14 @@ void events_inject(struct vcpu *v)
 	cpu->want = 0;
 	if (v->mp_state != KVM_MP_STATE_RUNNABLE)
 		return;
+	/*
+	 * An instruction whose access the client has answered is finished first (the engine ignores the poll word until
+	 * then): a handler in between would lose the answer, and the access would be made twice.
+	 */
+	if (cpu->io.nreads || cpu->io.answered) {
+		atomic_fetch_or(&cpu->poll, POLL_EVENT);
+		return;
+	}
 	if (vmx_in_l2(v->vmx))
 		l2_events(v);
 	inject_nmi(v);
