@@ -294,6 +294,10 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		return;
 	}
 	collect_operands(x, z, ops);
+	if (is_prefetch_or_hint(in->mnemonic) && !(in->lock)) {
+		x->kind = KIND_NOP;
+		return;
+	}
 	if (may_keep_flags(x))
 		x->flags_written = 0, x->flags_read = RFLAGS_ARITH;
 	x->fpu_class = is_plain_sse(in->mnemonic) ? FPU_CLASS_NONE : fpu_class_of(in, z);
@@ -307,10 +311,6 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		(in->mnemonic == ZYDIS_MNEMONIC_MOVSD || in->mnemonic == ZYDIS_MNEMONIC_CMPSD) ? NULL : rule_find(in->mnemonic);
 	if (r) {
 		set_rule(x, r->fn, r->flags);
-		return;
-	}
-	if (is_prefetch_or_hint(in->mnemonic) && !(in->lock)) {
-		x->kind = KIND_NOP;
 		return;
 	}
 	if (z->meta.isa_ext == ZYDIS_ISA_EXT_CET || z->meta.isa_ext == ZYDIS_ISA_EXT_SVM || in->mnemonic == ZYDIS_MNEMONIC_UD0 ||
