@@ -133,6 +133,8 @@ bool pic_port_write(struct irqchip *c, uint16_t port, uint8_t value);
 
 /* ---- PIT ---- */
 
+enum pit_mode { MODE_TERMINAL, MODE_ONE_SHOT, MODE_RATE, MODE_SQUARE, MODE_SOFT_STROBE, MODE_HARD_STROBE, MODE_NEVER_SET = 0xff };
+
 struct pit {
 	struct kvm_pit_channel_state ch[3];
 	uint32_t flags;                  /* KVM_PIT_FLAGS_* */
@@ -149,6 +151,10 @@ void pit_due(struct irqchip *c, uint64_t now);
 void pit_acked(struct irqchip *c);
 void pit_unmasked(struct irqchip *c);
 void pit_raise(struct irqchip *c);
+/* Counts now, as the guest would read it (in BCD where it asked for that), and the channel's OUT. */
+uint16_t pit_count(const struct kvm_pit_channel_state *ch);
+bool pit_output(const struct kvm_pit_channel_state *ch);
+void pit_load(struct irqchip *c, unsigned channel, uint16_t value);
 bool pit_port_read(struct irqchip *c, uint16_t port, uint8_t *value);
 bool pit_port_write(struct irqchip *c, uint16_t port, uint8_t value);
 
