@@ -119,7 +119,8 @@ long vm_get_clock(struct vm *vm, struct kvm_clock_data *d)
 {
 	struct moment m = moment_now(CLOCK_REALTIME);
 
-	*d = (struct kvm_clock_data){ .clock = clock_kvm_ns(vm, m.tsc), .flags = VALID_FLAGS, .realtime = m.ns, .host_tsc = m.tsc };
+	*d = (struct kvm_clock_data){ .clock = clock_kvm_ns(vm, m.tsc), .flags = VALID_FLAGS, .realtime = m.ns,
+				      .host_tsc = m.tsc };
 	return 0;
 }
 

@@ -197,7 +197,7 @@ static bool zone_holds(const struct zone *z, bool pio, uint64_t addr, uint64_t l
 	return z->pio == pio && addr >= z->addr && addr - z->addr <= z->size && len <= z->size - (addr - z->addr);
 }
 
-enum { RING_ENTRIES = (PAGE_SIZE_4K - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio) };
+#define RING_ENTRIES ((PAGE_SIZE_4K - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
 
 /* The client moves first, we move last; one place stays empty to tell full from empty. */
 static bool ring_put(struct kvm_coalesced_mmio_ring *ring, bool pio, uint64_t addr, const void *data, unsigned len)

@@ -69,7 +69,9 @@ static int user_copy(long syscall_nr, void *local, void *client, size_t len)
 		return 0;
 	r = raw_syscall(syscall_nr, raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0), (long)&l, 1, (long)&c, 1, 0);
 	if (memory_access_forbidden(r)) {
-		memcpy(syscall_nr == SYS_process_vm_readv ? local : client, syscall_nr == SYS_process_vm_readv ? client : local, len);
+		bool reads = syscall_nr == SYS_process_vm_readv;
+
+		memcpy(reads ? local : client, reads ? client : local, len);
 		return 0;
 	}
 	return r == (long)len ? 0 : -EFAULT;

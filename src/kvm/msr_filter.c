@@ -57,7 +57,8 @@ static int range_add(struct msr_filter *f, const struct kvm_msr_filter_range *us
 	allowed = malloc(bytes);
 	if (!allowed)
 		return -ENOMEM;
-	f->ranges[f->count++] = (struct range){ .flags = user->flags, .base = user->base, .count = user->nmsrs, .allowed = allowed };
+	f->ranges[f->count++] = (struct range){ .flags = user->flags, .base = user->base, .count = user->nmsrs,
+						.allowed = allowed };
 	return user_read(allowed, user->bitmap, bytes);
 }
 

@@ -21,7 +21,8 @@ enum { RDCL_NO = 0, IBRS_ALL = 1, SKIP_L1DFL = 3, SSB_NO = 4, MDS_NO = 5, PSCHAN
 uint64_t supported_arch_capabilities(void)
 {
 	return BIT(RDCL_NO) | BIT(IBRS_ALL) | BIT(SKIP_L1DFL) | BIT(SSB_NO) | BIT(MDS_NO) | BIT(PSCHANGE_MC_NO) | BIT(TAA_NO) |
-	       BIT(SBDR_SSDP_NO) | BIT(FBSDP_NO) | BIT(PSDP_NO) | BIT(BHI_NO) | BIT(PBRSB_NO) | BIT(GDS_NO) | BIT(RFDS_NO) | BIT(ITS_NO);
+	       BIT(SBDR_SSDP_NO) | BIT(FBSDP_NO) | BIT(PSDP_NO) | BIT(BHI_NO) | BIT(PBRSB_NO) | BIT(GDS_NO) | BIT(RFDS_NO) |
+	       BIT(ITS_NO);
 }
 
 uint64_t supported_mce_cap(void)
