@@ -27,7 +27,6 @@
 #define EPT_AD_ENABLE 0x40ull
 #define LIN 0x7f1234567000ull            /* the linear page of most tests */
 #define PAGE 0x123000ull                 /* the page it leads to */
-#define PF_ANY (~0u)
 
 static struct cpu *cpu;
 static struct control_block ctl;
@@ -65,7 +64,8 @@ static uint64_t *q(uint64_t gpa) { return (uint64_t *)(ram + gpa); }
 static uint32_t *l(uint64_t gpa) { return (uint32_t *)(ram + gpa); }
 
 /* Tables of the long-mode tests lie at fixed places. */
-enum { PML4 = 0x10000, PDPT = 0x11000, PD = 0x12000, PT = 0x13000, EPML4 = 0x20000, EPDPT = 0x21000, EPD = 0x22000, EPT0 = 0x23000 };
+enum { PML4 = 0x10000, PDPT = 0x11000, PD = 0x12000, PT = 0x13000,
+       EPML4 = 0x20000, EPDPT = 0x21000, EPD = 0x22000, EPT0 = 0x23000 };
 
 static unsigned index_of(uint64_t addr, unsigned shift) { return addr >> shift & 511; }
 static uint64_t *entry_of(int level)         /* 4: PML4E ... 1: PTE, on the way to LIN */
@@ -125,8 +125,8 @@ static void expect_ok(int line, struct result r, uint64_t gpa)
 
 static void expect_fault(int line, struct result r, uint64_t addr, uint32_t error)
 {
-	check(r.kind == FAULT && r.code == error && r.gpa == addr, line, "kind %d code %#x at %#lx, wanted #PF %#x at %#lx", r.kind, r.code,
-	      r.gpa, error, addr);
+	check(r.kind == FAULT && r.code == error && r.gpa == addr, line, "kind %d code %#x at %#lx, wanted #PF %#x at %#lx",
+	      r.kind, r.code, r.gpa, error, addr);
 }
 
 #define EXPECT_OK(addr, access, gpa) expect_ok(__LINE__, translate(addr, access), gpa)
@@ -173,7 +173,8 @@ static void apply(const struct setting *s, int level)
 
 static void test_permissions(void)
 {
-	static const unsigned kinds[] = { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_READ | ACCESS_SUPER, ACCESS_WRITE | ACCESS_SUPER };
+	static const unsigned kinds[] = { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_READ | ACCESS_SUPER,
+	                                  ACCESS_WRITE | ACCESS_SUPER };
 
 	for (int level = 1; level <= 4; level++) {
 		machine_long();
@@ -229,7 +230,8 @@ static void sweep_long(int level, uint64_t base, uint64_t reserved)
 		*e = base | 1ull << bit;
 		tlb_flush_all(cpu);
 		r = translate(LIN, ACCESS_READ | ACCESS_SUPER);
-		CHECK(bad == (r.kind == FAULT && r.code == (PF_P | PF_RSVD)), "level %d entry %#lx: kind %d code %#x", level, *e, r.kind, r.code);
+		CHECK(bad == (r.kind == FAULT && r.code == (PF_P | PF_RSVD)), "level %d entry %#lx: kind %d code %#x", level, *e, r.kind,
+		      r.code);
 	}
 	*e = base;
 }
