@@ -3,21 +3,14 @@
 
 /*
  * The way in through the jump cache: cpu->rip must be this block's address.
- * If flags are live on entry the comparison must not touch them.
+ * The comparison leaves the flags alone even if this block does not need
+ * them, for the slot may have been meant for another one that does.
  */
 static void put_indirect_entry(struct translation_unit *u)
 {
 	struct emit *e = &u->e;
 	struct block *b = u->block;
-	uint8_t *miss;
 	b->indirect_entry = e->p;
-	if (!u->insn[0].flags_live) {
-		put_mov_imm(e, H_R13, b->rip);
-		put_op_mem(e, 1, 0x3b, H_R13, AT(e, rip));
-		miss = put_jcc(e, 5);
-		patch_rel32(miss, u->engine->stub_lookup);
-		return;
-	}
 	put_store(e, H_RCX, AT_SPILL(e, 0));
 	put_load(e, H_RCX, AT(e, rip));
 	put_mov_imm(e, H_R13, -b->rip);
