@@ -99,8 +99,14 @@ static void deadline_arm(struct lapic *l)
 uint64_t lapic_tsc_deadline_get(struct irqchip *c, unsigned vcpu)
 {
 	struct lapic *l = lapic_find(c, vcpu);
+	uint64_t tsc;
 
-	return l && mode(l) == TSC_DEADLINE ? __atomic_load_n(&l->tsc_deadline, __ATOMIC_RELAXED) : 0;
+	if (!l)
+		return 0;
+	chip_enter(c);
+	tsc = mode(l) == TSC_DEADLINE ? l->tsc_deadline : 0;
+	chip_leave(c);
+	return tsc;
 }
 
 void lapic_tsc_deadline_set(struct irqchip *c, unsigned vcpu, uint64_t tsc)
