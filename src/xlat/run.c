@@ -138,17 +138,16 @@ static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 }
 
 /* After a block of one instruction: what holds for the instruction alone ends. */
-static void finish_one(struct cpu *cpu, uint32_t shadow_before)
+static void finish_one(struct cpu *cpu, uint32_t mode_before, uint32_t shadow_before)
 {
 	if (shadow_before & (SHADOW_STI | SHADOW_MOV_SS)) {
 		cpu->shadow &= ~(shadow_before & (SHADOW_STI | SHADOW_MOV_SS));
 		if (cpu->want)
 			atomic_fetch_or(&cpu->poll, POLL_WINDOW);
 	}
-	if (cpu->mode & MODE_STEP) {
-		cpu->rflags &= ~(uint64_t)RFLAGS_RF;
+	/* POPF may have cleared TF and still traps. */
+	if ((mode_before | cpu->mode) & MODE_STEP)
 		cpu_debug_trap(cpu);
-	}
 }
 
 /* RIP after generated code came back with exit_id. */
@@ -189,7 +188,7 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	update_rip(cpu, exit_id);
 	if (mode & XMODE_ONE) {
 		cpu->io.nreads = cpu->io.next = 0;
-		finish_one(cpu, shadow);
+		finish_one(cpu, mode, shadow);
 	}
 	return exit_id;
 }
