@@ -121,7 +121,9 @@ static uint8_t counter_read(struct kvm_pit_channel_state *ch)
 /* Channel 2's gate and output, the speaker's data bit, and a bit that toggles with refresh, about every 16 us. */
 static uint8_t speaker_read(struct pit *p)
 {
-	return p->ch[2].gate | !!(p->flags & KVM_PIT_FLAGS_SPEAKER_DATA_ON) << 1 | (time_ns() >> 14 & 1) << 4 | pit_output(&p->ch[2]) << 5;
+	bool data = p->flags & KVM_PIT_FLAGS_SPEAKER_DATA_ON, refresh = time_ns() >> 14 & 1;
+
+	return p->ch[2].gate | data << 1 | refresh << 4 | pit_output(&p->ch[2]) << 5;
 }
 
 static void speaker_write(struct pit *p, uint8_t value)
