@@ -52,5 +52,6 @@ $(BUILD)/%.h.ok: %.h
 clean:
 	rm -rf $(BUILD) libanykvm.so anykvm
 
+-include tests/*/*.mk
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .PHONY: all install check-headers clean
