@@ -140,7 +140,7 @@ struct cpu {
 	uint64_t tlb_mask;               /* (entries - 1) * sizeof(struct tlb_entry) */
 	void **jump_cache;               /* current context's and mode's */
 	uint64_t spill[8];               /* the translator's */
-	uint64_t slow_addr, slow_info, slow_result;
+	uint64_t slow_addr, branch_rip, slow_result;     /* branch_rip: of the last indirect branch, or 0 */
 	struct segment seg[SEG_COUNT];
 	uint8_t bounce[2][128] __attribute__((aligned(64)));
 	uint64_t exit_id;

@@ -390,15 +390,16 @@ void rule_fsgsbase(struct cpu *cpu, const struct insn *insn)
 {
 	unsigned which = insn->modrm >> 3 & 7;           /* 0 RDFSBASE, 1 RDGSBASE, 2 WRFSBASE, 3 WRGSBASE */
 	struct segment *s = &cpu->seg[which & 1 ? SEG_GS : SEG_FS];
+	unsigned size = insn->rex & 8 ? 8 : 4;           /* 66 does not matter */
 	uint64_t value;
 
 	if (!cpu_code64(cpu) || !(cpu->cr4 & CR4_FSGSBASE))
 		cpu_raise_ud(cpu);
 	if (!(which & 2)) {
-		reg_set(cpu, insn->rm, insn->opsize, insn->rex, s->base);
+		reg_set(cpu, insn->rm, size, insn->rex, s->base);
 		return;
 	}
-	value = reg_get(cpu, insn->rm, insn->opsize, insn->rex);
+	value = reg_get(cpu, insn->rm, size, insn->rex);
 	if (!cpu_canonical(cpu, value))
 		cpu_raise_gp(cpu);
 	s->base = value;

@@ -156,12 +156,14 @@ void rule_gather(struct cpu *cpu, const struct insn *insn)
 	bool qword_index = insn->opcode & 1;
 	unsigned size = vex.w ? 8 : 4, count = (vex.wide ? 32 : 16) / (vex.w || qword_index ? 8 : 4), scale = vex.sib >> 6;
 	unsigned index = (vex.sib >> 3 & 7) | (insn->rex & 2 ? 8 : 0);
-	uint64_t base = insn_offset(cpu, insn);
+	struct insn plain = *insn;
 	struct ymm v[16], *to = &v[insn->reg], *mask = &v[vex.vvvv];
 
 	if (insn->reg == index || insn->reg == vex.vvvv || index == vex.vvvv)
 		cpu_raise_ud(cpu);
 	ymm_read_all(v);
+	plain.index = REG_NONE;                  /* of a vector register, not of a general one */
+	uint64_t base = insn_offset(cpu, &plain);
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t offset = offset_plus(insn, base, (uint64_t)gather_index(&v[index], i, qword_index) << scale);
 

@@ -201,7 +201,7 @@ static uint64_t truncate(uint64_t value, unsigned bytes)
 }
 
 /* Fills what describes the memory operand op of modrm or moffs. */
-static void fill_memory(struct insn *in, const ZydisDecodedOperand *op, int mode_bits, uint64_t rip)
+static void fill_memory(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, int mode_bits, uint64_t rip)
 {
 	in->mem = true;
 	in->disp = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
@@ -212,6 +212,10 @@ static void fill_memory(struct insn *in, const ZydisDecodedOperand *op, int mode
 		in->disp = (int64_t)truncate((uint64_t)in->disp, in->addrsize);
 	}
 	in->base = (int8_t)gpr_number(op->mem.base);
+	if (in->addrsize != 2 && in->has_modrm && (in->modrm & 0xc7) == 0x04 && (z->raw.sib.base & 7) == 5) {
+		in->base = REG_NONE;             /* displacement alone, whatever REX.B says; Zydis takes it for R13 */
+		in->disp = z->raw.disp.value;
+	}
 	in->index = (int8_t)gpr_number(op->mem.index);
 	in->scale = in->index == REG_NONE || !op->mem.scale ? 0 : (uint8_t)__builtin_ctz(op->mem.scale);
 	fill_access(in, op, mode_bits);
@@ -286,7 +290,7 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *z, const ZydisD
 		in->rex = vex_as_rex(in->bytes + at, mode_bits);
 	fill_registers(in, z);
 	if (memory)
-		fill_memory(in, memory, mode_bits, rip);
+		fill_memory(in, z, memory, mode_bits, rip);
 	if (segment >= 0)
 		in->seg = (int8_t)segment;
 	else if (in->base == REG_RSP || (in->base == REG_RBP && in->mem))

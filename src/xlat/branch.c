@@ -34,6 +34,8 @@ static void put_far_goto(struct translation_unit *u, uint64_t rip)
 {
 	struct emit *e = &u->e;
 	put_rip(u, rip);
+	if (!cpu_canonical(u->cpu, rip))
+		put_store_imm64(e, AT(e, branch_rip), 0);
 	put_load(e, H_R14, AT(e, jump_cache));
 	put_op_mem(e, 0, 0xff, 4, mem_base(H_R14, (rip & (JUMP_CACHE_ENTRIES - 1)) * 8));
 }
@@ -63,10 +65,12 @@ static void put_jcc_exit(struct translation_unit *u, struct xinsn *x)
 	u->cold[u->ncold++] = (struct cold){ .place = place, .rip = x->target, .kind = COLD_GOTO };
 }
 
-/* To the guest address in r13. */
-static void put_indirect(struct translation_unit *u)
+/* To the guest address in r13. If that is not canonical the dispatcher takes the branch at x back. */
+static void put_indirect(struct translation_unit *u, const struct xinsn *x)
 {
 	struct emit *e = &u->e;
+	if (code64(u))
+		put_store_imm64(e, AT(e, branch_rip), x->rip);
 	put_store(e, H_R13, AT(e, rip));
 	put_load(e, H_R14, AT(e, jump_cache));
 	put_pext(e, H_R13, H_R13, AT_SPILL(e, SPILL_JUMP_MASK));
@@ -183,7 +187,7 @@ static void put_ret(struct translation_unit *u, struct xinsn *x)
 	struct mem_operand m = put_stack_read(u, x, H_R15);
 	put_load_sized(&u->e, stack_bytes(u), H_R13, m);
 	put_sp_add(u, stack_bytes(u) + (x->in.imm_size ? (uint16_t)x->in.imm : 0));
-	put_indirect(u);
+	put_indirect(u, x);
 }
 
 /* r13 = target of an indirect branch. */
@@ -206,7 +210,7 @@ static void put_call_ind(struct translation_unit *u, struct xinsn *x)
 	put_store(e, H_R13, AT(e, next_rip));
 	put_push_constant(u, x, x->next);
 	put_load(e, H_R13, AT(e, next_rip));
-	put_indirect(u);
+	put_indirect(u, x);
 }
 
 void put_rule(struct translation_unit *u, struct xinsn *x)
@@ -234,7 +238,7 @@ void put_control(struct translation_unit *u, struct xinsn *x)
 	case KIND_JMP: put_goto(u, x->target); u->ended = true; break;
 	case KIND_CALL: put_push_constant(u, x, x->next); put_goto(u, x->target); u->ended = true; break;
 	case KIND_RET: put_ret(u, x); u->ended = true; break;
-	case KIND_JMP_IND: put_branch_operand(u, x); put_indirect(u); u->ended = true; break;
+	case KIND_JMP_IND: put_branch_operand(u, x); put_indirect(u, x); u->ended = true; break;
 	case KIND_CALL_IND: put_call_ind(u, x); u->ended = true; break;
 	case KIND_PUSH: put_push(u, x); break;
 	case KIND_POP: put_pop(u, x); break;

@@ -75,6 +75,33 @@ static bool is_x87_control(unsigned mnemonic)
 	}
 }
 
+/* These take a pending x87 exception; the others are the ones that work while it is pending. */
+static bool waits_for_x87(const ZydisDecodedInstruction *z)
+{
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE:
+		return false;
+	default:
+		return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX;
+	}
+}
+
+/* Must the memory operand be aligned to its size? Legacy SSE: unless said otherwise; VEX: only where said so. */
+static bool wants_alignment(const struct insn *in, const ZydisDecodedInstruction *z)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_CMPXCHG16B: case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD: case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPS: case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ: case ZYDIS_MNEMONIC_VMOVNTDQA:
+		return true;
+	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD: case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM: case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
+		return false;
+	default:
+		return in->mem_size == 16 && in->encoding == ENC_LEGACY && fpu_class_of(in, z) == FPU_CLASS_SIMD;
+	}
+}
+
 static int gpr_number(ZydisRegister r)
 {
 	if (r == ZYDIS_REGISTER_NONE || ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_INVALID)
@@ -304,6 +331,8 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 	x->simd = x->fpu_class != FPU_CLASS_NONE || z->meta.isa_ext != ZYDIS_ISA_EXT_BASE;
 	x->force66 = (u->mode & MODE_CODE_MASK) == MODE_CODE16 && in->opsize == 2;
 	x->x87_op = z->meta.isa_ext == ZYDIS_ISA_EXT_X87 && !is_x87_control(in->mnemonic);
+	x->x87_wait = waits_for_x87(z);
+	x->aligned = in->mem && wants_alignment(in, z);
 	if (fpu_unavailable(u, x))
 		return;
 	/* MOVSD and CMPSD name string instructions and SSE2 ones alike. */

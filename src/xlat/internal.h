@@ -45,7 +45,7 @@ struct block_exit {
 	uint64_t rip;                    /* guest address it leads to */
 };
 
-/* Where an instruction's host code lies; sorted by host offset. */
+/* Where an instruction's host code lies: 1 + its offset, 0 if it was not copied. Sorted. */
 struct insn_map { uint16_t host_offset; uint8_t guest_offset_lo, guest_offset_hi; uint8_t borrowed[2]; uint8_t fpu; };
 enum { FPU_CLASS_NONE, FPU_CLASS_X87, FPU_CLASS_SIMD };
 
@@ -91,7 +91,7 @@ struct engine {
 	bool in_careful;
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
 	bool revalidating;               /* paging was off when blocks were made: nothing is linked */
-	struct { int signo; bool fault; uint64_t addr; uint8_t fpu; } signal;    /* for stub_signal */
+	struct { uint8_t vector; bool fault; } signal;    /* for stub_signal */
 	uint64_t dispatches;
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_rule_end, *stub_lookup, *stub_signal;
@@ -118,6 +118,8 @@ struct xinsn {
 	bool simd;                       /* 66/F2/F3 are part of the opcode */
 	bool force66;                    /* 16-bit code: emit 66 */
 	bool x87_op;                     /* updates FIP, FDP, FOP */
+	bool x87_wait;                   /* takes a pending #MF before anything else */
+	bool aligned;                    /* memory operand must be aligned to its size */
 	uint8_t imm_offset;              /* of immediates in in.bytes; == in.len if none */
 };
 

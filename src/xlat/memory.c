@@ -65,8 +65,11 @@ void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(st
 }
 
 /* What slow_access() and careful_begin() are told: see careful.c. */
-#define ACCESS_INFO(size, access, seg, which, len) \
-	((size) | (uint64_t)(access) << 16 | (uint64_t)(seg) << 24 | (uint64_t)(which) << 28 | (uint64_t)(len) << 32)
+static uint64_t access_info(const struct xinsn *x, unsigned size, unsigned access, int seg, unsigned which)
+{
+	return size | access << 16 | (uint64_t)seg << 24 | (uint64_t)which << 28 | (uint64_t)x->in.len << 32 |
+	       (uint64_t)x->aligned << 36 | (uint64_t)x->x87_wait << 37;
+}
 
 static struct mem_operand put_careful_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access,
                                              unsigned which)
@@ -77,7 +80,7 @@ static struct mem_operand put_careful_access(struct translation_unit *u, const s
 	*copy = x->in;
 	put_mov_imm(e, H_R14, (uintptr_t)copy);
 	put_store(e, H_R14, AT(e, cur_insn));
-	put_call_c(u, x, careful_begin, ACCESS_INFO(size, access, seg, which, x->in.len) | (uint64_t)x->x87_op << 36);
+	put_call_c(u, x, careful_begin, access_info(x, size, access, seg, which));
 	put_load(e, H_R14, AT(e, slow_result));
 	return mem_base(H_R14, 0);
 }
@@ -98,7 +101,7 @@ static struct mem_operand put_fast_access(struct translation_unit *u, const stru
 	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
 	struct cold *c = &u->cold[u->ncold++];
 	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save,
-	                    .info = ACCESS_INFO(size, access, 0, 0, x->in.len) };
+	                    .info = access_info(x, size, access, 0, 0) };
 	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
 	if (save) {
 		put_flags_from_ax(e);
@@ -126,8 +129,6 @@ struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x
 	put_effective_address(u, x);
 	if (!u->careful && (x->in.seg == SEG_FS || x->in.seg == SEG_GS))
 		put_segment_base(u, x->in.seg);
-	if (x->x87_op)
-		put_store(&u->e, H_R13, AT(&u->e, fpu_dp));
 	return put_access(u, x, x->in.seg, x->in.mem_size, operand_access(x), 0);
 }
 

@@ -196,9 +196,16 @@ static bool needs_temps(const struct xinsn *x)
 	return false;
 }
 
+/* After the instruction, since one that faults leaves them alone. */
 static void put_fpu_pointers(struct translation_unit *u, const struct xinsn *x)
 {
 	struct emit *e = &u->e;
+	if (x->in.mem && x->in.mem_size) {
+		put_effective_address(u, x);
+		if (!(u->mode & MODE_FLAT) || x->in.seg == SEG_FS || x->in.seg == SEG_GS)
+			put_segment_base(u, x->in.seg);
+		put_store(e, H_R13, AT(e, fpu_dp));
+	}
 	put_store_imm64(e, AT(e, fpu_ip), x->rip);
 	uint16_t fop = (x->in.opcode & 7) << 8 | x->in.modrm;
 	put8(e, 0x66);                                           /* mov word [fpu_op], fop */
@@ -212,7 +219,7 @@ static void note_map(struct translation_unit *u, const struct xinsn *x, const st
 	struct block *b = u->block;
 	struct insn_map *m = &b->map[x - u->insn];
 	unsigned guest = x->rip - b->rip;
-	m->host_offset = u->e.p - b->entry;
+	m->host_offset = 1 + (u->e.p - b->entry);
 	m->guest_offset_lo = guest;
 	m->guest_offset_hi = guest >> 8;
 	m->fpu = x->fpu_class;
@@ -252,16 +259,16 @@ static void put_renamed(struct translation_unit *u, const struct xinsn *x, struc
 
 void put_native(struct translation_unit *u, struct xinsn *x)
 {
+	if (x->in.mem && x->in.mem_size) {
+		struct mem_operand m = put_operand(u, x);
+		put_renamed(u, x, &m);
+		if (operand_commits(u, x))
+			put_commit(u, x, 0);
+	} else {
+		put_renamed(u, x, NULL);
+	}
 	if (x->x87_op)
 		put_fpu_pointers(u, x);
-	if (!x->in.mem || !x->in.mem_size) {
-		put_renamed(u, x, NULL);
-		return;
-	}
-	struct mem_operand m = put_operand(u, x);
-	put_renamed(u, x, &m);
-	if (operand_commits(u, x))
-		put_commit(u, x, 0);
 }
 
 /* LEA: the address is computed as for an access, then moved at operand size. */

@@ -22,6 +22,7 @@
 #define REG_RAX UC_RAX
 #define REG_RCX UC_RCX
 #define REG_RSP UC_RSP
+#define REG_TRAPNO UC_TRAPNO
 #include <signal.h>
 #include <ucontext.h>
 
@@ -49,7 +50,7 @@ static const struct insn_map *map_at(const struct engine *en, const struct block
 	unsigned offset = rx - (en->rx - en->rw) - b->entry;
 	const struct insn_map *found = NULL;
 	for (unsigned i = 0; i < b->insns; i++)
-		if (b->map[i].host_offset && b->map[i].host_offset <= offset)
+		if (b->map[i].host_offset && b->map[i].host_offset - 1u <= offset)
 			found = &b->map[i];
 	return found;
 }
@@ -73,16 +74,13 @@ static void store_registers(struct cpu *cpu, ucontext_t *uc, const struct insn_m
 	cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_ARITH) | (flags & RFLAGS_ARITH);
 }
 
-static struct event event_of(int signo, const struct insn_map *m)
+/* The kernel says which exception it was; where it does not, the kind of instruction tells. */
+static unsigned vector_of(int signo, unsigned trap, unsigned fpu)
 {
-	struct event ev = { .valid = true, .type = EVENT_HW_EXCEPTION };
 	if (signo == SIGFPE)
-		ev.vector = m->fpu == FPU_CLASS_X87 ? VEC_MF : m->fpu == FPU_CLASS_SIMD ? VEC_XM : VEC_DE;
-	else if (signo == SIGILL)
-		ev.vector = VEC_UD;
-	else
-		ev.vector = VEC_GP, ev.has_error = true;
-	return ev;
+		return trap == VEC_MF || trap == VEC_XM ? trap :
+		       fpu == FPU_CLASS_X87 ? VEC_MF : fpu == FPU_CLASS_SIMD ? VEC_XM : VEC_DE;
+	return signo == SIGILL ? VEC_UD : VEC_GP;
 }
 
 /* Runs on the engine's loop, after the handler returned. */
@@ -93,8 +91,8 @@ void engine_signal_landed(struct cpu *cpu)
 		memcpy(cpu->internal.text, "client memory is not mapped", 28);
 		cpu_leave(cpu, CPU_EXIT_EFAULT);
 	}
-	const struct insn_map m = { .fpu = en->signal.fpu };
-	cpu_raise_event(cpu, event_of(en->signal.signo, &m));
+	unsigned vector = en->signal.vector;
+	cpu_raise_event(cpu, (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = vector, .has_error = vector == VEC_GP });
 }
 
 static bool in_client_memory(struct cpu *cpu, const void *addr)
@@ -133,8 +131,7 @@ bool engine_signal(int signo, void *siginfo, void *ucontext)
 		return false;
 	store_registers(cpu, uc, m);
 	cpu->rip = b->rip + (m->guest_offset_lo | m->guest_offset_hi << 8);
-	en->signal.signo = signo;
-	en->signal.fpu = m->fpu;
+	en->signal.vector = vector_of(signo, uc->uc_mcontext.gregs[UC_TRAPNO], m->fpu);
 	en->signal.fault = memory_gone;
 	*host_greg(uc, H_RSP) = (greg_t)cpu;                        
 	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)to_rx(en, en->stub_signal);

@@ -150,9 +150,33 @@ static void finish_one(struct cpu *cpu, uint32_t mode_before, uint32_t shadow_be
 		cpu_debug_trap(cpu);
 }
 
+/*
+ * An indirect branch to an address that is not canonical faults itself: undo
+ * what it did to RSP and let its rule raise the exception.
+ */
+static void undo_branch(struct cpu *cpu)
+{
+	struct insn in;
+	uint64_t rip = cpu->branch_rip;
+	struct translation t = tlb_translate(cpu, rip, ACCESS_EXEC);
+	unsigned avail = 4096 - (rip & 4095);
+	fpu_park(cpu);
+	if (!t.host || insn_decode(&in, t.host, avail < 15 ? avail : 15, 64, rip, NULL, NULL))
+		return;
+	if (in.mnemonic == ZYDIS_MNEMONIC_RET)
+		cpu->gpr[REG_RSP] -= 8 + (in.imm_size ? (uint16_t)in.imm : 0);
+	else if (in.mnemonic == ZYDIS_MNEMONIC_CALL)
+		cpu->gpr[REG_RSP] += 8;
+	cpu->rip = rip;
+	cpu->branch_rip = 0;
+	cpu->engine->want_careful = true;
+}
+
 /* RIP after generated code came back with exit_id. */
 static void update_rip(struct cpu *cpu, uint64_t exit_id)
 {
+	if (exit_id == EXITED_LOOKUP && unlikely(!cpu_canonical(cpu, cpu->rip)) && cpu_code64(cpu) && cpu->branch_rip)
+		undo_branch(cpu);
 	if (exit_id == EXITED_NEXT)
 		cpu->rip = cpu->next_rip;
 	else if (exit_id < EXITED_NEXT)
