@@ -110,6 +110,7 @@ struct test {
 	uint16_t offset[MAX_INSNS];
 	struct state in;
 	uint32_t undefined;                      /* flags that mean nothing afterwards */
+	bool conditional;                        /* sequences being made: the next instruction may be skipped */
 	uint32_t pinned;                         /* sequences: registers that hold addresses throughout */
 };
 static inline uint64_t test_rip(const struct test *t) { return t->slot + CODE_OFFSET; }
@@ -127,6 +128,7 @@ uint64_t pick_address(struct rng *rng, unsigned size);
 /* Makes t->insn[0]'s memory operand lie at addr, by setting registers and its displacement. */
 bool aim(struct test *t, uint64_t addr);
 bool test_single(struct test *t, const struct form *f);
+int base_register(const struct decoded *d);      /* of the memory operand, -1 if it has none */
 int gpr_of(ZydisRegister r);             /* 0..15, AH..BH as RAX..RBX; -1 */
 unsigned operand_bytes(const struct decoded *d);
 
@@ -155,6 +157,7 @@ bool guest_signal(int signo, void *info, void *context);
 
 /* compare.c */
 extern bool compare_fault_flags, compare_x87_pointers;
+void forgive(const struct test *t, struct outcome *native, const struct outcome *guest);
 bool outcomes_equal(const struct test *t, const struct outcome *a, const struct outcome *b);
 void report(const struct test *t, const struct outcome *native, const struct outcome *guest, const char *why);
 

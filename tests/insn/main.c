@@ -64,6 +64,7 @@ static void run_test(const struct test *t)
 		why = guest_run(t, &guest);
 	if (t->form && native.vector != 6)
 		progress->executed[t->form - forms] = 1;
+	forgive(t, &native, &guest);
 	bool ok = !why && outcomes_equal(t, &native, &guest);
 	count_result(ok);
 	if ((!ok && progress->reports++ < opt.max_reports) || opt.verbose)

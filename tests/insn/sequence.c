@@ -34,7 +34,7 @@ static bool set_operand(struct test *t, uint8_t *bytes, struct decoded *d)
 	const ZydisDecodedOperand *m = memory_operand(d);
 	if (!m || m->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
 		return true;
-	if (gpr_of(m->mem.base) < 0)
+	if (base_register(d) < 0)
 		return false;
 	if (d->z.raw.disp.size == 8) {
 		bytes[d->z.raw.disp.offset] = rnd(&t->rng) & (percent(&t->rng, 80) ? 0xf0 : 0xff);
@@ -42,12 +42,35 @@ static bool set_operand(struct test *t, uint8_t *bytes, struct decoded *d)
 	}
 	if (d->z.raw.disp.size != 32)
 		return true;
-	uint64_t now = effective_address(&t->in, d, m, 0) - m->mem.disp.value;
+	uint64_t now = effective_address(&t->in, d, m, 0) - d->z.raw.disp.value;
 	int64_t disp = sequence_address(&t->rng, operand_bytes(d)) - now;
 	if (disp != (int32_t)disp)
 		disp = 64;
 	memcpy(bytes + d->z.raw.disp.offset, &disp, 4);
 	return decode(bytes, 15, d);
+}
+
+/* Shifts and rotates by zero write no flags. */
+static bool may_write_nothing(const struct decoded *d)
+{
+	return d->z.meta.category == ZYDIS_CATEGORY_SHIFT || d->z.meta.category == ZYDIS_CATEGORY_ROTATE;
+}
+
+static bool reads_undefined(const struct test *t, const struct decoded *d)
+{
+	return d->z.cpu_flags && d->z.cpu_flags->tested & t->undefined;
+}
+
+static void note_undefined(struct test *t, const struct decoded *d)
+{
+	const ZydisAccessedFlags *f = d->z.cpu_flags;
+	bool skippable = t->conditional;
+	t->conditional = d->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+	if (!f)
+		return;
+	if (!may_write_nothing(d) && !skippable)
+		t->undefined &= ~(f->modified | f->set_0 | f->set_1);
+	t->undefined |= f->undefined & FLAGS_ARITH;
 }
 
 static bool append(struct test *t, const struct shape *shape)
@@ -57,8 +80,9 @@ static bool append(struct test *t, const struct shape *shape)
 	const struct form *f = &forms[below(&t->rng, form_count)];
 	if (!decode(f->bytes, 15, d) || !is_simple(d) || !build(&t->rng, f, shape, bytes, d))
 		return false;
-	if (!is_simple(d) || writes_pinned(d, t->pinned) || !set_operand(t, bytes, d) || t->code_len + d->z.length > CODE_ROOM)
+	if (!is_simple(d) || writes_pinned(d, t->pinned) || reads_undefined(t, d) || !set_operand(t, bytes, d) || t->code_len + d->z.length > CODE_ROOM)
 		return false;
+	note_undefined(t, d);
 	memcpy(t->code + t->code_len, bytes, d->z.length);
 	t->offset[t->count++] = t->code_len;
 	t->code_len += d->z.length;
@@ -122,6 +146,7 @@ bool test_sequence(struct test *t)
 	t->in.rip = test_rip(t);
 	t->form = NULL;
 	t->count = t->code_len = t->undefined = 0;
+	t->conditional = false;
 	for (unsigned tries = 0; t->count < want && tries < 400; tries++)
 		append(t, &shape);
 	link_branches(t);
