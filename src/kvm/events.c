@@ -114,6 +114,12 @@ static bool l1_takes_interrupts(const struct vcpu *v)
 	return vmx_in_l2(v->vmx) && v->cpu->ctl->pin & PIN_EXT_INTR;
 }
 
+/* In L2 an interrupt that is L1's exits whatever L2's RFLAGS say. */
+bool vcpu_interrupt_enabled(struct vcpu *v)
+{
+	return v->cpu->rflags & RFLAGS_IF || l1_takes_interrupts(v);
+}
+
 bool vcpu_interrupt_window(struct vcpu *v)
 {
 	if (v->user_interrupt >= 0 || v->mp_state != KVM_MP_STATE_RUNNABLE || !accepts_pic(v))

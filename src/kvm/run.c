@@ -290,7 +290,7 @@ static void report(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
 
-	run->if_flag = !!(v->cpu->rflags & RFLAGS_IF);
+	run->if_flag = vcpu_interrupt_enabled(v);
 	run->flags = 0;
 	run->cr8 = vcpu_cr8(v);
 	run->apic_base = vcpu_apic_base(v);

@@ -39,6 +39,7 @@ void timers_put(struct vm *vm, bool all);
 void timer_set(struct vcpu *v, uint64_t ns);
 
 /* ---- events.c ---- */
+bool vcpu_interrupt_enabled(struct vcpu *v);     /* if_flag */
 bool vcpu_interrupt_window(struct vcpu *v);      /* ready_for_interrupt_injection, PIC in user space */
 int vcpu_interrupt_pending(struct vcpu *v);      /* vector, or -1 */
 int vcpu_interrupt_ack(struct vcpu *v);
