@@ -24,10 +24,17 @@ static bool extension_offered(unsigned ext)
 	}
 }
 
+static bool is_x87(const ZydisDecodedInstruction *z)
+{
+	return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_FISTTP;     /* it came with SSE3 */
+}
+
 static uint8_t fpu_class_of(const struct insn *in, const ZydisDecodedInstruction *z)
 {
+	if (is_x87(z))
+		return FPU_CLASS_X87;
 	switch (z->meta.isa_ext) {
-	case ZYDIS_ISA_EXT_X87: case ZYDIS_ISA_EXT_MMX:
+	case ZYDIS_ISA_EXT_MMX:
 		return FPU_CLASS_X87;
 	case ZYDIS_ISA_EXT_SSE: case ZYDIS_ISA_EXT_SSE2: case ZYDIS_ISA_EXT_SSE3: case ZYDIS_ISA_EXT_SSSE3: case ZYDIS_ISA_EXT_SSE4:
 	case ZYDIS_ISA_EXT_AES: case ZYDIS_ISA_EXT_PCLMULQDQ: case ZYDIS_ISA_EXT_SHA: case ZYDIS_ISA_EXT_AVX: case ZYDIS_ISA_EXT_AVX2:
@@ -69,6 +76,7 @@ static bool is_x87_control(unsigned mnemonic)
 	case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW: case ZYDIS_MNEMONIC_FWAIT:
 	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_EMMS:
+	case ZYDIS_MNEMONIC_FENI8087_NOP: case ZYDIS_MNEMONIC_FDISI8087_NOP: case ZYDIS_MNEMONIC_FSETPM287_NOP:
 		return true;
 	default:
 		return false;
@@ -76,14 +84,17 @@ static bool is_x87_control(unsigned mnemonic)
 }
 
 /* These take a pending x87 exception; the others are the ones that work while it is pending. */
-static bool waits_for_x87(const ZydisDecodedInstruction *z)
+static bool waits_for_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE:
 		return false;
 	default:
-		return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX;
+		for (int i = 0; i < z->operand_count; i++)
+			if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(ops[i].reg.value) == ZYDIS_REGCLASS_MMX)
+				return true;
+		return is_x87(z) || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX;
 	}
 }
 
@@ -98,7 +109,8 @@ static bool wants_alignment(const struct insn *in, const ZydisDecodedInstruction
 	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM: case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
 		return false;
 	default:
-		return in->mem_size == 16 && in->encoding == ENC_LEGACY && fpu_class_of(in, z) == FPU_CLASS_SIMD;
+		/* some processors let SHA operands be: theirs to say */
+		return in->mem_size == 16 && in->encoding == ENC_LEGACY && fpu_class_of(in, z) == FPU_CLASS_SIMD && z->meta.isa_ext != ZYDIS_ISA_EXT_SHA;
 	}
 }
 
@@ -330,8 +342,8 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 	x->fpu_class = is_plain_sse(in->mnemonic) ? FPU_CLASS_NONE : fpu_class_of(in, z);
 	x->simd = x->fpu_class != FPU_CLASS_NONE || z->meta.isa_ext != ZYDIS_ISA_EXT_BASE;
 	x->force66 = (u->mode & MODE_CODE_MASK) == MODE_CODE16 && in->opsize == 2;
-	x->x87_op = z->meta.isa_ext == ZYDIS_ISA_EXT_X87 && !is_x87_control(in->mnemonic);
-	x->x87_wait = waits_for_x87(z);
+	x->x87_op = is_x87(z) && !is_x87_control(in->mnemonic);
+	x->x87_wait = waits_for_x87(z, ops);
 	x->aligned = in->mem && wants_alignment(in, z);
 	if (fpu_unavailable(u, x))
 		return;

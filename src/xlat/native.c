@@ -162,6 +162,12 @@ static void rename_fields(struct translation_unit *u, const struct xinsn *x, str
 		if (g < 0)
 			continue;
 		r->host[f] = host_reg(g);
+		if (x->high_byte && g == REG_RSP) {              /* its home needs REX */
+			r->host[f] = borrow(u, x, r, true);
+			r->temp[f] = g;
+			put_mov(&u->e, r->host[f], H_R15);
+			continue;
+		}
 		for (int k = 0; k < f && r->host[f] < 0; k++)
 			if (x->field[k].gpr == g)
 				r->host[f] = r->host[k];         /* the same guest register twice: one temp */
@@ -184,7 +190,9 @@ static bool field_written(const struct xinsn *x, int guest)
 static void put_temps_back(struct translation_unit *u, const struct xinsn *x, const struct renaming *r)
 {
 	for (int f = 0; f < FIELD_COUNT; f++)
-		if (r->temp[f] >= 0 && field_written(x, r->temp[f]))
+		if (r->temp[f] == REG_RSP)
+			put_mov(&u->e, H_R15, r->host[f]);
+		else if (r->temp[f] >= 0 && field_written(x, r->temp[f]))
 			put_store(&u->e, r->host[f], AT_GPR(&u->e, r->temp[f]));
 }
 
@@ -202,7 +210,7 @@ static void put_fpu_pointers(struct translation_unit *u, const struct xinsn *x)
 	struct emit *e = &u->e;
 	if (x->in.mem && x->in.mem_size) {
 		put_effective_address(u, x);
-		if (!(u->mode & MODE_FLAT) || x->in.seg == SEG_FS || x->in.seg == SEG_GS)
+		if (!(u->mode & MODE_PROTECTED))         /* environments of real mode hold linear addresses */
 			put_segment_base(u, x->in.seg);
 		put_store(e, H_R13, AT(e, fpu_dp));
 	}
