@@ -164,6 +164,15 @@ static void each_modrm(struct form *f, const char *filter)
 	}
 }
 
+/* Bytes that are no opcodes: prefixes and escapes. */
+static bool is_opcode(unsigned map, unsigned byte)
+{
+	static const uint8_t others[] = { 0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x62, 0x64, 0x65, 0x66, 0x67, 0xc4, 0xc5, 0xf0, 0xf2, 0xf3 };
+	if (map == 1)
+		return byte != 0x38 && byte != 0x3a;
+	return map > 1 || !(memchr(others, byte, sizeof others) || (byte & 0xf0) == 0x40);
+}
+
 static void legacy_forms(const char *filter)
 {
 	static const uint8_t sets[][3] = { { 0 }, { 0x66 }, { 0xf2 }, { 0xf3 }, { 0x66, 0xf2 }, { 0x66, 0xf3 }, { 0xf0 }, { 0x66, 0xf0 } };
@@ -171,6 +180,8 @@ static void legacy_forms(const char *filter)
 		for (unsigned w = 0; w < 2; w++)
 			for (unsigned map = 0; map < 4; map++)
 				for (unsigned opcode = 0; opcode < 256; opcode++) {
+					if (!is_opcode(map, opcode))
+						continue;
 					struct form f = { .w = w, .map = map, .opcode = opcode };
 					memcpy(f.prefix, sets[set], 3);
 					f.nprefix = !!sets[set][0] + !!sets[set][1];

@@ -157,7 +157,7 @@ uint64_t pick_address(struct rng *rng, unsigned size)
 		return size > 64 ? a & ~63ull : before_page(rng, MMIO + below(rng, 2), size);
 	if (kind < 99)
 		return a ^ 1ull << (47 + below(rng, 16));
-	return 0x0000800000000000ull - (size > 1 ? below(rng, size) : 0);       /* around the end of the lower half */
+	return 0x0000800000000000ull - (size > 1 && size <= 16 ? below(rng, size) : 0);       /* around the end of the lower half */
 }
 
 int gpr_of(ZydisRegister r)
@@ -286,7 +286,7 @@ static uint32_t undefined_flags(const struct decoded *d)
 static bool alignment_check_is_certain(const struct test *t)
 {
 	const ZydisDecodedOperand *m = memory_operand(&t->insn[0]);
-	if (!m || operand_bytes(&t->insn[0]) > 8)
+	if (!m || operand_bytes(&t->insn[0]) > 8 || is_vsib(&t->insn[0]))
 		return false;
 	uint64_t a = effective_address(&t->in, &t->insn[0], m, test_rip(t) + t->insn[0].z.length);
 	return a >= DATA_BASE && a + 8 <= PAGE_ADDR(HOLE);

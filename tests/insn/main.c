@@ -71,6 +71,14 @@ static void run_test(const struct test *t)
 		report(t, &native, &guest, why);
 }
 
+static void cannot_make(uint64_t n, const struct form *f)
+{
+	printf("# cannot make test %llu: %s", (long long)n, f ? ZydisMnemonicGetString(f->mnemonic) : "sequence");
+	for (unsigned i = 0; f && i < f->len; i++)
+		printf(" %02x", f->bytes[i]);
+	printf("\n");
+}
+
 /* Test n: a form's, or after those a sequence, each a few times with other inputs. */
 static bool run_index(uint64_t n)
 {
@@ -84,8 +92,7 @@ static bool run_index(uint64_t n)
 	bool made = n < singles ? test_single(&t, &forms[n % form_count]) : test_sequence(&t);
 	if (!made) {
 		if (opt.verbose)
-			printf("# cannot make test %llu: %s\n", (long long)n,
-			       n < singles ? ZydisMnemonicGetString(forms[n % form_count].mnemonic) : "sequence");
+			cannot_make(n, n < singles ? &forms[n % form_count] : NULL);
 		progress->skipped++;
 		return true;
 	}
