@@ -263,7 +263,9 @@ bool vmx_caps_write(struct vmx_caps *c, uint32_t index, uint64_t value)
  * `minimum`. Such a narrowing is taken for what it is, silence, and L1 is
  * raised to what the first generations of VT-x offered: no EPT, no VPID and
  * no secondary controls, but the minimum, TPR shadow, MSR and I/O bitmaps,
- * virtual NMIs, and the halted and wait-for-SIPI states. What the client did
+ * virtual NMIs, the halted and wait-for-SIPI states, and CR4.VME in VMX
+ * operation even if CPUID does not tell: without unrestricted guest, a
+ * hypervisor can only run real mode as virtual-8086 mode. What the client did
  * offer beyond that stays. The parameter strict_vmx_msrs turns the rule off.
  *
  * The 64-bit controls are not part of the question, as a client offers them
@@ -306,6 +308,7 @@ static void raise_to_first_generation(struct vmx_caps *c)
 	c->exit.may |= first_generation.exit & all.exit.may;
 	c->entry.may |= first_generation.entry & all.entry.may;
 	c->misc |= MISC_ACTIVITY_HLT | MISC_ACTIVITY_WAIT_SIPI;
+	c->cr4_fixed1 |= CR4_VME | CR4_PVI;
 }
 
 /* Without a control there is nothing to say about it: L1s refuse an EPT_VPID_CAP that tells otherwise. */

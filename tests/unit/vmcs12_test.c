@@ -206,6 +206,7 @@ static struct vmx_caps silent_client(void)
 	EXPECT(vmx_caps_write(&c, 0x48c, 0), "EPT_VPID_CAP");
 	EXPECT(vmx_caps_write(&c, 0x480, 0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50), "BASIC");
 	EXPECT(vmx_caps_write(&c, 0x485, 5), "MISC");
+	c.cr4_fixed1 &= ~(CR4_VME | CR4_PVI);            /* its CPUID has no VME */
 	return c;
 }
 
@@ -220,12 +221,13 @@ static void test_first_generation(void)
 	EXPECT((c.primary.must & 0x18000) == 0x18000, "CR3 exits stay fixed");
 	EXPECT(!(c.features & (BIT(VMCS_FEATURE_EPT) | BIT(VMCS_FEATURE_VPID) | BIT(VMCS_FEATURE_SECONDARY))), "fields");
 	EXPECT(c.features & BIT(VMCS_FEATURE_TPR_SHADOW), "fields of the TPR shadow");
+	EXPECT(c.cr4_fixed1 & CR4_VME, "virtual-8086 mode for L2's real mode");
 	/* The client reads back what it wrote. */
 	EXPECT(msr(&client, 0x48d) == (0x16ull << 32 | 0x16), "client's view");
 
 	params.strict_vmx_msrs = true;
 	c = vmx_caps_offered(&client);
-	EXPECT(!c.first_generation && c.primary.may == 0x0401e172, "strict");
+	EXPECT(!c.first_generation && c.primary.may == 0x0401e172 && !(c.cr4_fixed1 & CR4_VME), "strict");
 	params.strict_vmx_msrs = false;
 
 	/* A client that offers more than the minimum is taken to the letter. */
