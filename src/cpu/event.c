@@ -108,25 +108,37 @@ static _Noreturn void triple_fault(struct cpu *cpu)
 	cpu_leave(cpu, CPU_EXIT_SHUTDOWN);
 }
 
-/* What becomes of a fault ev during the delivery of cpu->delivering. */
+/* Selector error codes say that the fault was not the program's own (EXT). */
+static void set_ext(const struct cpu *cpu, struct event *ev)
+{
+	bool program = cpu->delivering.type == EVENT_SW_INTERRUPT || cpu->delivering.type == EVENT_SW_EXCEPTION;
+
+	if (ev->type == EVENT_HW_EXCEPTION && ev->vector >= VEC_TS && ev->vector <= VEC_GP && !program)
+		ev->error |= 1;
+}
+
+/*
+ * What becomes of a fault ev during the delivery of cpu->delivering. It meets
+ * the exception bitmap before it merges: a hypervisor with shadow page tables
+ * mends its own page faults wherever they come.
+ */
 static void merge_nested(struct cpu *cpu, struct event *ev)
 {
 	enum fault_class first = fault_class(&cpu->delivering), second = fault_class(ev);
+	bool to_shutdown = first == DOUBLE_FAULT && second != BENIGN;
+	bool to_double = (first == CONTRIBUTORY && second == CONTRIBUTORY) ||
+	                 (first == PAGE_FAULT && (second == CONTRIBUTORY || second == PAGE_FAULT));
 
-	if (first == DOUBLE_FAULT && second != BENIGN)
-		triple_fault(cpu);
-	if ((first == CONTRIBUTORY && second == CONTRIBUTORY) ||
-	    (first == PAGE_FAULT && (second == CONTRIBUTORY || second == PAGE_FAULT))) {
-		if (ev->vector == VEC_PF)
-			cpu->cr2 = ev->payload;
-		*ev = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_DF, .has_error = cpu->cr0 & CR0_PE };
-		cpu->delivering.valid = false;
+	set_ext(cpu, ev);
+	if (!to_shutdown && !to_double)
 		return;
-	}
-	/* Selector error codes say that the fault was not the program's own (EXT). */
-	bool program = cpu->delivering.type == EVENT_SW_INTERRUPT || cpu->delivering.type == EVENT_SW_EXCEPTION;
-	if (ev->type == EVENT_HW_EXCEPTION && ev->vector >= VEC_TS && ev->vector <= VEC_GP && !program)
-		ev->error |= 1;
+	intercept_exception(cpu, ev);
+	if (to_shutdown)
+		triple_fault(cpu);
+	if (ev->vector == VEC_PF)
+		cpu->cr2 = ev->payload;
+	*ev = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_DF, .has_error = cpu->cr0 & CR0_PE };
+	cpu->delivering.valid = false;
 }
 
 static void load_payload(struct cpu *cpu, struct event *ev)
