@@ -11,11 +11,12 @@
 #include "cpu/walk.h"
 #include "xlat/xlat.h"
 
-static uint64_t tlb_entries_wanted(void)
+/* A power of two from 64 to 65536. */
+static uint64_t entries_of(uint64_t wanted)
 {
 	uint64_t n = 64;
 
-	while (n < params.tlb_entries && n < 65536)
+	while (n < wanted && n < 65536)
 		n *= 2;
 	return n;
 }
@@ -23,8 +24,10 @@ static uint64_t tlb_entries_wanted(void)
 bool tlb_init(struct cpu *cpu)
 {
 	unsigned count = params.tlb_contexts < 2 ? 2 : params.tlb_contexts > 256 ? 256 : params.tlb_contexts;
-	uint64_t entries = tlb_entries_wanted();
-	size_t size = count * entries * (sizeof(struct tlb_entry) + 1);
+	uint64_t entries = entries_of(params.tlb_entries), most = entries_of(params.tlb_entries_max);
+	if (most < entries)
+		most = entries;
+	size_t size = count * most * (sizeof(struct tlb_entry) + 1);
 	struct tlb_set *s = calloc(1, sizeof(*s) + count * sizeof(s->context[0]));
 	uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -36,11 +39,12 @@ bool tlb_init(struct cpu *cpu)
 	}
 	s->count = count;
 	s->entries = entries;
+	s->most = most;
 	s->memory = memory;
 	s->memory_size = size;
 	for (unsigned i = 0; i < count; i++) {
-		s->context[i].entries = (struct tlb_entry *)memory + i * entries;
-		s->context[i].meta = memory + count * entries * sizeof(struct tlb_entry) + i * entries;
+		s->context[i].entries = (struct tlb_entry *)memory + i * most;
+		s->context[i].meta = memory + count * most * sizeof(struct tlb_entry) + i * most;
 	}
 	cpu->tlbs = s;
 	cpu->tlb_mask = (entries - 1) * sizeof(struct tlb_entry);
@@ -92,14 +96,22 @@ static bool key_equal(const struct tlb_key *a, const struct tlb_key *b)
 	return a->eptp == b->eptp && a->bits == b->bits && a->vpid == b->vpid && a->pcid == b->pcid;
 }
 
+/* Empties c and gives it n entries. */
+static void context_size(struct tlb_context *c, uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++)
+		tlb_entry_clear(&c->entries[i]);
+	memset(c->meta, 0, n);
+	c->count = n;
+	c->conflicts = 0;
+	c->touched_count = 0;
+}
+
 /* Makes c, perhaps used for something else until now, an empty context. */
 static void context_recycle(struct tlb_set *s, struct tlb_context *c, const struct tlb_key *key)
 {
-	if (!c->used) {
-		for (uint64_t i = 0; i < s->entries; i++)
-			tlb_entry_clear(&c->entries[i]);
-		memset(c->meta, 0, s->entries);
-	}
+	if (!c->used || c->count != s->entries)
+		context_size(c, s->entries);
 	c->used = true;
 	c->key = *key;
 	c->id = ++s->last_id;
@@ -134,6 +146,7 @@ void tlb_context_update(struct cpu *cpu)
 	if (!s->current || !key_equal(&s->current->key, &key)) {
 		s->current = context_find(cpu, &key);
 		cpu->tlb = s->current->entries;
+		cpu->tlb_mask = (s->current->count - 1) * sizeof(struct tlb_entry);
 	}
 	s->current->last_use = ++s->clock;
 	if (cpu->engine)
@@ -188,6 +201,19 @@ static void context_note_exec(struct tlb_context *c, const struct walk *w)
 }
 
 /*
+ * More entries were pushed out since the last flush than there are: the
+ * working set does not fit. Execute entries go too, but jump targets need not:
+ * their pages are still mapped.
+ */
+static void context_grow(struct cpu *cpu, struct tlb_context *c)
+{
+	if (++c->conflicts <= c->count || c->count >= cpu->tlbs->most)
+		return;
+	context_size(c, c->count * 4 < cpu->tlbs->most ? c->count * 4 : cpu->tlbs->most);
+	cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
+}
+
+/*
  * Execute permission enters only by a fetch, so that the engine hears of each
  * page it must compare with its translations.
  */
@@ -195,8 +221,7 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 {
 	struct tlb_set *s = cpu->tlbs;
 	struct tlb_context *c = s->current;
-	unsigned index = tlb_index(s, w->addr);
-	struct tlb_entry *e = &c->entries[index], new;
+	struct tlb_entry *e = &c->entries[tlb_index(c, w->addr)], new;
 	uint64_t page = TLB_PAGE(w->addr), host = (uint64_t)mem_slot_host(slot, TLB_PAGE(w->pa));
 	bool watched = c->key.bits & TLB_WATCH, kept = e->exec_tag == page && e->host == host;
 	bool exec = (w->rights & ACCESS_EXEC) && ((w->access & ACCESS_EXEC) || kept);
@@ -211,7 +236,11 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 	new.host = host;
 	if (tlb_entry_page(&new) == TLB_NO_TAG)
 		return;
-	context_note(s, c, w, index);
+	if (tlb_entry_page(e) != TLB_NO_TAG && tlb_entry_page(e) != page) {
+		context_grow(cpu, c);
+		e = &c->entries[tlb_index(c, w->addr)];
+	}
+	context_note(s, c, w, e - c->entries);
 	*e = new;
 	if (w->access & ACCESS_EXEC) {
 		context_note_exec(c, w);

@@ -24,6 +24,12 @@ struct tlb_entry {
 };
 _Static_assert(sizeof(struct tlb_entry) == 32, "generated code scales by 32");
 
+/* The entry for addr in a table of mask + 32 bytes. */
+static inline struct tlb_entry *tlb_entry_at(struct tlb_entry *tlb, uint64_t mask, uint64_t addr)
+{
+	return (struct tlb_entry *)((uint8_t *)tlb + (addr >> 7 & mask));
+}
+
 struct cpu;
 enum access { ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_EXEC = 4,
               ACCESS_SUPER = 8 };      /* implicit supervisor access: descriptor tables, TSS */

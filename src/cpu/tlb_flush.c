@@ -34,11 +34,11 @@ static void sweep_listed(struct tlb_context *c, bool keep_globals)
 	c->touched_count = kept;
 }
 
-static void sweep_all(const struct tlb_set *s, struct tlb_context *c, bool keep_globals)
+static void sweep_all(struct tlb_context *c, bool keep_globals)
 {
 	unsigned kept = 0;
 
-	for (uint64_t i = 0; i < s->entries; i++) {
+	for (uint64_t i = 0; i < c->count; i++) {
 		if (!keep_globals || !(c->meta[i] & META_GLOBAL)) {
 			tlb_entry_clear(&c->entries[i]);
 		} else if (tlb_entry_page(&c->entries[i]) != TLB_NO_TAG) {
@@ -56,7 +56,8 @@ void tlb_context_flush(struct cpu *cpu, struct tlb_context *c, bool keep_globals
 	if (c->touched_count <= TLB_TOUCHED)
 		sweep_listed(c, keep_globals);
 	else
-		sweep_all(cpu->tlbs, c, keep_globals);
+		sweep_all(c, keep_globals);
+	c->conflicts = 0;
 	if (!keep_globals)
 		c->large = c->huge = 0;
 	if (keep_globals ? c->exec_local : c->exec_any)
@@ -75,11 +76,10 @@ static bool entry_in_region(const struct tlb_context *c, unsigned index, uint64_
 /* Drops the fragments of the large page that addr may lie in. */
 static void region_drop(struct cpu *cpu, struct tlb_context *c, uint64_t addr, unsigned shift, unsigned meta, bool only_globals)
 {
-	const struct tlb_set *s = cpu->tlbs;
 	uint64_t pages = BIT(shift - 12), first = addr >> shift << (shift - 12);
 
-	for (uint64_t i = 0; i < pages && i < s->entries; i++) {
-		unsigned index = (first + i) & (s->entries - 1);
+	for (uint64_t i = 0; i < pages && i < c->count; i++) {
+		unsigned index = (first + i) & (c->count - 1);
 
 		if (entry_in_region(c, index, addr, shift, meta) && (!only_globals || (c->meta[index] & META_GLOBAL)))
 			tlb_entry_clear(&c->entries[index]);
@@ -91,7 +91,7 @@ static void region_drop(struct cpu *cpu, struct tlb_context *c, uint64_t addr, u
 
 static void context_drop_addr(struct cpu *cpu, struct tlb_context *c, uint64_t addr, bool only_globals)
 {
-	unsigned index = tlb_index(cpu->tlbs, addr), hash = tlb_hash(addr >> 12), shift = tlb_large_shift(&c->key);
+	unsigned index = tlb_index(c, addr), hash = tlb_hash(addr >> 12), shift = tlb_large_shift(&c->key);
 
 	if (tlb_entry_page(&c->entries[index]) == TLB_PAGE(addr) && (!only_globals || (c->meta[index] & META_GLOBAL)))
 		tlb_entry_clear(&c->entries[index]);
@@ -168,10 +168,10 @@ void tlb_flush_all_ept(struct cpu *cpu)
 
 /* ---- write permission ---- */
 
-static void context_drop_writes(const struct tlb_set *s, struct tlb_context *c, uint64_t host, bool all)
+static void context_drop_writes(struct tlb_context *c, uint64_t host, bool all)
 {
 	bool listed = c->touched_count <= TLB_TOUCHED;
-	uint64_t n = listed ? c->touched_count : s->entries;
+	uint64_t n = listed ? c->touched_count : c->count;
 
 	for (uint64_t i = 0; i < n; i++) {
 		struct tlb_entry *e = &c->entries[listed ? c->touched[i] : i];
@@ -184,11 +184,11 @@ static void context_drop_writes(const struct tlb_set *s, struct tlb_context *c, 
 void tlb_drop_write(struct cpu *cpu, const uint8_t *host_page)
 {
 	FOR_EACH_CONTEXT(cpu, c)
-		context_drop_writes(cpu->tlbs, c, TLB_PAGE((uint64_t)host_page), false);
+		context_drop_writes(c, TLB_PAGE((uint64_t)host_page), false);
 }
 
 void tlb_drop_all_writes(struct cpu *cpu)
 {
 	FOR_EACH_CONTEXT(cpu, c)
-		context_drop_writes(cpu->tlbs, c, 0, true);
+		context_drop_writes(c, 0, true);
 }

@@ -19,6 +19,8 @@ enum { TLB_TOUCHED = 384, EXEC_FILTER = 8 };
 struct tlb_context {
 	struct tlb_entry *entries;
 	uint8_t *meta;
+	uint64_t count;                  /* entries in use, a power of two: grows with the working set */
+	uint64_t conflicts;              /* entries pushed out since the last flush or growth */
 	struct tlb_key key;
 	bool used;
 	uint64_t id;                     /* never used again for other mappings */
@@ -34,7 +36,7 @@ struct tlb_context {
 
 struct tlb_set {
 	unsigned count;
-	uint64_t entries;                /* of one context; a power of two */
+	uint64_t entries, most;          /* of a new context, and of one that has grown; powers of two */
 	uint64_t clock, last_id;
 	struct tlb_context *current;
 	void *memory;
@@ -46,7 +48,7 @@ struct tlb_set {
 static inline unsigned tlb_hash(uint64_t n) { return n * 0x9e3779b97f4a7c15ull >> 55; }      /* 0..511 */
 /* 4 MiB regions where the format has 4 MiB pages. */
 static inline unsigned tlb_large_shift(const struct tlb_key *k) { return k->bits & TLB_PAE ? 21 : 22; }
-static inline unsigned tlb_index(const struct tlb_set *s, uint64_t addr) { return addr >> 12 & (s->entries - 1); }
+static inline unsigned tlb_index(const struct tlb_context *c, uint64_t addr) { return addr >> 12 & (c->count - 1); }
 /* The page an entry is for, or TLB_NO_TAG. Whatever may be written may be read, so two tags tell. */
 static inline uint64_t tlb_entry_page(const struct tlb_entry *e)
 {

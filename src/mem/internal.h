@@ -8,6 +8,7 @@ struct mem {
 	/* Slots ordered by gpa; each is allocated by itself, so that pointers survive changes of other slots. */
 	struct mem_slot **slots;
 	unsigned count, capacity;
+	_Atomic unsigned hint;           /* slot that was found last, most likely the one wanted next */
 	_Atomic uint64_t generation;
 	bool initially_set;
 

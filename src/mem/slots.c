@@ -70,11 +70,22 @@ static unsigned slot_index(const struct mem *m, uint64_t gpa)
 	return low;
 }
 
+static bool slot_holds(const struct mem *m, unsigned i, uint64_t gpa)
+{
+	return i < m->count && gpa - m->slots[i]->gpa < m->slots[i]->size;
+}
+
 const struct mem_slot *mem_slot_find(struct mem *m, uint64_t gpa)
 {
-	unsigned i = slot_index(m, gpa);
+	unsigned i = atomic_load_explicit(&m->hint, memory_order_relaxed);
 
-	return i < m->count && m->slots[i]->gpa <= gpa ? m->slots[i] : NULL;
+	if (likely(slot_holds(m, i, gpa)))
+		return m->slots[i];
+	i = slot_index(m, gpa);
+	if (!slot_holds(m, i, gpa))
+		return NULL;
+	atomic_store_explicit(&m->hint, i, memory_order_relaxed);
+	return m->slots[i];
 }
 
 const struct mem_slot *mem_slot_by_host(struct mem *m, const void *host, const struct mem_slot *after)

@@ -48,8 +48,7 @@ static void unit_emit(struct translation_unit *u)
 	struct block *b = u->block;
 	put_indirect_entry(u);
 	b->entry = u->e.p;
-	b->map = meta_alloc(u->engine, sizeof *b->map * u->count);
-	memset(b->map, 0, sizeof *b->map * u->count);
+	b->map = meta_alloc(u->engine, sizeof *b->map * 2 * u->count);
 	if (!(u->mode & XMODE_ONE))
 		put_poll(u);
 	for (unsigned i = 0; i < u->count; i++) {

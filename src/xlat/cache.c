@@ -111,7 +111,7 @@ static struct code_page *page_make(struct engine *en, uint64_t host_page)
 	if (p)
 		return p;
 	p = meta_alloc(en, sizeof *p);
-	*p = (struct code_page){ .host_page = host_page, .next = en->pages[PAGE_HASH_OF(host_page)] };
+	*p = (struct code_page){ .host_page = host_page, .epoch = en->epoch, .next = en->pages[PAGE_HASH_OF(host_page)] };
 	en->pages[PAGE_HASH_OF(host_page)] = p;
 	return p;
 }
@@ -196,9 +196,14 @@ void engine_invalidate(struct cpu *cpu, uint64_t gpa, unsigned len)
 
 void engine_exec_mapped(struct cpu *cpu, uint64_t gpa)
 {
+	struct engine *en = cpu->engine;
 	const struct mem_slot *slot = mem_slot_find(cpu->mem, gpa);
-	if (slot)
-		page_kill(cpu->engine, (uintptr_t)mem_slot_host(slot, gpa) & ~4095ull, 0, 4096, true);
+	uint64_t host_page = slot ? (uintptr_t)mem_slot_host(slot, gpa) & ~4095ull : 0;
+	struct code_page *p = slot ? page_find(en, host_page) : NULL;
+	if (!p || p->epoch == en->epoch)                         /* the client has done nothing since */
+		return;
+	p->epoch = en->epoch;
+	page_kill(en, host_page, 0, 4096, true);
 }
 
 void engine_flush(struct cpu *cpu) { cpu->engine->flush_wanted = true; }

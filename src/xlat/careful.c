@@ -9,15 +9,14 @@ static unsigned info_size(uint64_t info) { return info & 0xffff; }
 static unsigned info_access(uint64_t info) { return info >> 16 & 0xff; }
 static enum seg info_seg(uint64_t info) { return info >> 24 & 0xf; }
 static unsigned info_which(uint64_t info) { return info >> 28 & 0xf; }
-static unsigned info_length(uint64_t info) { return info >> 32 & 0xf; }
 static bool info_aligned(uint64_t info) { return info >> 36 & 1; }
 static bool info_x87_wait(uint64_t info) { return info >> 37 & 1; }
 
 /* A pending x87 exception comes before any fault of the operand. */
-static void check_x87(struct cpu *cpu, uint64_t info)
+static void check_x87(struct cpu *cpu, bool waits)
 {
 	uint16_t fsw;
-	if (!info_x87_wait(info))
+	if (!waits)
 		return;
 	asm volatile("fnstsw %0" : "=m"(fsw));
 	if (fsw & 0x80 && cpu->cr0 & CR0_NE)
@@ -25,9 +24,9 @@ static void check_x87(struct cpu *cpu, uint64_t info)
 }
 
 /* So does misalignment of an operand that must be aligned. */
-static void check_aligned(struct cpu *cpu, uint64_t info, uint64_t addr)
+static void check_aligned(struct cpu *cpu, bool aligned, uint64_t addr, unsigned size)
 {
-	if (info_aligned(info) && addr & (info_size(info) - 1))
+	if (aligned && addr & (size - 1))
 		cpu_raise_gp(cpu);
 }
 
@@ -39,34 +38,108 @@ static _Noreturn void be_careful(struct cpu *cpu)
 	__builtin_longjmp(cpu->unwind, 1);
 }
 
-/* RAM inside one page whose stores need no notice? Then cpu->slow_result is its host address. */
-void slow_access(struct cpu *cpu, uint64_t info)
+static bool is_ram(struct translation t) { return t.host && t.slot && !t.apic_access; }
+
+/* Host address of addr if the TLB allows the access without further ado, else NULL. */
+static uint8_t *tlb_hit(const struct cpu *cpu, uint64_t addr, bool write)
 {
-	uint64_t addr = cpu->slow_addr;
-	unsigned size = info_size(info), access = info_access(info);
+	const struct tlb_entry *e = tlb_entry_at(cpu->tlb, cpu->tlb_mask, addr);
+	return (write ? e->write_tag : e->read_tag) == (addr & ~4095ull) ? (uint8_t *)e->host + (addr & 4095) : NULL;
+}
+
+/* Both pages are in the TLB: gathers the operand into the bounce buffer; site_commit() scatters it. false: they are not. */
+static bool slow_cross(struct cpu *cpu, const struct access_site *site, uint64_t addr, uint64_t second)
+{
+	bool write = site->access & ACCESS_WRITE;
+	unsigned len = 4096 - (addr & 4095);
+	uint8_t *first = tlb_hit(cpu, addr, write), *rest = tlb_hit(cpu, second, write);
+	uint8_t *bounce = cpu->bounce[0] + (addr & 63);
+	if (!first || !rest || site->locked || (write && !site->copy))
+		return false;
+	if (site->access & ACCESS_READ) {
+		memcpy(bounce, first, len);
+		memcpy(bounce + len, rest, site->size - len);
+	}
+	cpu->engine->cross = (struct crossing){ write, first, rest, bounce, len, site->size - len };
+	cpu->slow_result = (uintptr_t)bounce;
+	cpu->spill[SPILL_TARGET] = (uintptr_t)(write ? site->copy : site->back);
+	return true;
+}
+
+/* An access over two pages of RAM, or a store to a page with code: works through access_begin(), commits afterwards. */
+static void slow_bounce(struct cpu *cpu, const struct access_site *site, uint64_t addr)
+{
+	bool write = site->access & ACCESS_WRITE;
+	if (site->locked || (write && !site->copy))
+		be_careful(cpu);
+	cpu->engine->cross.open = false;
+	cpu->slow_result = (uintptr_t)access_begin(cpu, 0, addr, site->size, site->access);
+	cpu->spill[SPILL_TARGET] = (uintptr_t)(write ? site->copy : site->back);
+}
+
+/*
+ * A TLB miss. RAM inside one page whose stores need no notice: the host
+ * address. What devices answer is left to a careful translation.
+ */
+void slow_access(struct cpu *cpu, struct access_site *site)
+{
+	uint64_t addr = cpu->slow_addr, second = (addr | 4095) + 1;
 	struct engine *en = cpu->engine;
 	en->stats.slow++;
-	check_x87(cpu, info);
-	if ((addr & 4095) + size > 4096 || (cpu_code64(cpu) && !cpu_canonical(cpu, addr)))
+	cpu->rip = site->rip;
+	check_x87(cpu, site->x87_wait);
+	if (cpu_code64(cpu) && !(cpu_canonical(cpu, addr) && cpu_canonical(cpu, addr + site->size - 1)))
 		be_careful(cpu);
-	en->slow_insn.len = info_length(info);
+	en->slow_insn.len = site->length;
 	cpu->cur_insn = &en->slow_insn;
-	check_aligned(cpu, info, addr);
-	struct translation t = tlb_translate(cpu, addr, access);
-	if (!t.host || !t.slot || t.apic_access)
+	check_aligned(cpu, site->aligned, addr, site->size);
+	if ((addr & 4095) + site->size > 4096) {
+		if (!cpu_code64(cpu))
+			second = (uint32_t)second;
+		if (slow_cross(cpu, site, addr, second))
+			return;
+		if (!is_ram(tlb_translate(cpu, addr, site->access)) || !is_ram(tlb_translate(cpu, second, site->access)))
+			be_careful(cpu);
+		slow_bounce(cpu, site, addr);
+		return;
+	}
+	struct translation t = tlb_translate(cpu, addr, site->access);
+	if (!is_ram(t))
 		be_careful(cpu);
-	if (access & ACCESS_WRITE && atomic_load(mem_slot_code(t.slot, t.gpa)))
-		be_careful(cpu);
+	if (site->access & ACCESS_WRITE && atomic_load(mem_slot_code(t.slot, t.gpa))) {
+		slow_bounce(cpu, site, addr);
+		return;
+	}
 	cpu->slow_result = (uintptr_t)t.host;
+	cpu->spill[SPILL_TARGET] = (uintptr_t)site->back;
+}
+
+/* Ends a store that went through careful_begin(), slow_cross() or slow_bounce(). If it hit the block that runs, the rest of it is not to be run. */
+void site_commit(struct cpu *cpu, uint64_t arg)
+{
+	const struct access_site *site = (const struct access_site *)arg;
+	struct crossing *x = &cpu->engine->cross;
+	if (x->open) {
+		memcpy(x->first, x->bounce, x->first_len);
+		memcpy(x->rest, x->bounce + x->first_len, x->rest_len);
+		x->open = false;
+		return;
+	}
+	access_commit(cpu, 0);
+	if (site->block->valid || site->block->mode & XMODE_ONE)
+		return;
+	cpu->io.nreads = cpu->io.next = 0;
+	cpu->rip = site->next;
+	cpu->leave_why = CPU_EXIT_NONE;
+	__builtin_longjmp(cpu->unwind, 1);
 }
 
 void careful_begin(struct cpu *cpu, uint64_t info)
 {
 	unsigned size = info_size(info), access = info_access(info);
-	check_x87(cpu, info);
+	cpu->engine->cross.open = false;
+	check_x87(cpu, info_x87_wait(info));
 	uint64_t addr = seg_linear(cpu, info_seg(info), cpu->slow_addr, size, access);
-	check_aligned(cpu, info, addr);
+	check_aligned(cpu, info_aligned(info), addr, size);
 	cpu->slow_result = (uintptr_t)access_begin(cpu, info_which(info), addr, size, access);
 }
-
-void careful_commit(struct cpu *cpu, uint64_t which) { access_commit(cpu, which); }

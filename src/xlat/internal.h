@@ -45,7 +45,17 @@ struct block_exit {
 	uint64_t rip;                    /* guest address it leads to */
 };
 
-/* Where an instruction's host code lies: 1 + its offset, 0 if it was not copied. Sorted. */
+/* A memory access of translated code, for slow_access(). */
+struct access_site {
+	uint64_t rip, next;
+	struct block *block;
+	uint8_t size, access, length;    /* bytes, ACCESS_*, bytes of the instruction */
+	bool locked, aligned, x87_wait;  /* as in struct xinsn */
+	void *back;                      /* goes on with the host address in r14, r13 = 0 */
+	void *copy;                      /* the same instruction on a bounce buffer, then site_commit(); NULL: none */
+};
+
+/* Where copied instructions' host code lies, by offset from the block's entry. Sorted. */
 struct insn_map { uint16_t host_offset; uint8_t guest_offset_lo, guest_offset_hi; uint8_t borrowed[2]; uint8_t fpu; };
 enum { FPU_CLASS_NONE, FPU_CLASS_X87, FPU_CLASS_SIMD };
 
@@ -63,15 +73,20 @@ struct block {
 	struct block *hash_next, *page_next[2];
 	struct block_exit *exits, *incoming;
 	struct insn_map *map;
+	uint16_t nmap;
 	uint8_t *bytes;                  /* copy of the guest bytes */
 };
 
-struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; };
+struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; uint32_t epoch; /* when last compared */ };
 
 struct jump_cache { uint64_t context; uint32_t mode; uint32_t epoch; void *target[JUMP_CACHE_ENTRIES]; };
 
+/* A store over two pages, between slow_cross() and site_commit(). */
+struct crossing { bool open; uint8_t *first, *rest, *bounce; unsigned first_len, rest_len; };
+
 struct engine {
 	struct cpu *cpu;
+	struct crossing cross;
 	int fd;
 	uint8_t *rw, *rx;                /* the code cache, twice */
 	size_t size;
@@ -94,7 +109,7 @@ struct engine {
 	struct { uint8_t vector; bool fault; } signal;    /* for stub_signal */
 	uint64_t dispatches;
 	/* stubs, writable mapping */
-	uint8_t *stub_exit, *stub_call, *stub_rule_end, *stub_lookup, *stub_signal;
+	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_lookup, *stub_signal;
 	void (*enter)(struct cpu *cpu, void *code);
 	struct { uint64_t blocks, insns, invalidated, flushes, slow, careful, links, lookups; } stats;
 };
@@ -134,10 +149,20 @@ struct translation_unit {
 	unsigned count;
 	bool ended;                      /* last instruction left the block */
 	/* cold code to be emitted after the block */
-	struct cold { uint8_t *place, *back; uint64_t rip; uint64_t info; uint8_t kind; bool flags_saved; } cold[4 * MAX_BLOCK_INSNS];
+	struct cold {
+		uint8_t kind;
+		bool flags_saved;
+		uint8_t *place;                  /* the jump that leads here */
+		uint64_t rip;
+		/* COLD_ACCESS: */
+		struct access_site *site;
+		uint8_t *back;                   /* where the hot code goes on with the host address */
+		const struct xinsn *copy;        /* the instruction, if it can be run again here on a bounce buffer; ends at after */
+		uint8_t *after;
+	} cold[4 * MAX_BLOCK_INSNS];
 	unsigned ncold;
 };
-enum { COLD_ACCESS,                      /* TLB missed: call slow_access(info) */
+enum { COLD_ACCESS,                      /* TLB missed */
        COLD_POLL,                        /* leave: poll word set */
        COLD_GOTO };                      /* go to rip */
 
@@ -167,6 +192,7 @@ void unit_cold(struct translation_unit *u);
 void put_segment_base(struct translation_unit *u, int seg);       /* r13 += base of seg; uses r14 */
 int host_reg(int guest);                 /* home register, or -1 for r13..r15 */
 /* native.c */
+void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m);
 void put_native(struct translation_unit *u, struct xinsn *x);
 void put_lea_insn(struct translation_unit *u, struct xinsn *x);
 void put_bit_string(struct translation_unit *u, struct xinsn *x);
@@ -194,9 +220,9 @@ void block_unlink(struct engine *en, struct block *b);
 extern __thread struct cpu *engine_current;      /* whose translated code this thread runs, for signal handlers */
 void engine_signal_landed(struct cpu *cpu);      /* raises what the signal stands for */
 /* careful.c: what cold code calls */
-void slow_access(struct cpu *cpu, uint64_t info);
+void slow_access(struct cpu *cpu, struct access_site *site);
+void site_commit(struct cpu *cpu, uint64_t site);
 void careful_begin(struct cpu *cpu, uint64_t info);
-void careful_commit(struct cpu *cpu, uint64_t which);
 
 static inline uint8_t *to_rx(const struct engine *en, uint8_t *rw) { return rw + (en->rx - en->rw); }
 #define PAGE_HASH_OF(host_page) (((uint64_t)(host_page) >> 12) & (PAGE_HASH - 1))

@@ -64,7 +64,7 @@ void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(st
 	put_call_to(e, u->engine->stub_call);
 }
 
-/* What slow_access() and careful_begin() are told: see careful.c. */
+/* What careful_begin() is told: see careful.c. */
 static uint64_t access_info(const struct xinsn *x, unsigned size, unsigned access, int seg, unsigned which)
 {
 	return size | access << 16 | (uint64_t)seg << 24 | (uint64_t)which << 28 | (uint64_t)x->in.len << 32 |
@@ -99,9 +99,11 @@ static struct mem_operand put_fast_access(struct translation_unit *u, const stru
 	put_op_mem(e, 1, 0x03, H_R14, AT(e, tlb));               /* add r14, tlb */
 	put_op_mem(e, 1, 0x2b, H_R13, mem_base(H_R14, tag));     /* sub r13, tag */
 	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
+	struct access_site *site = meta_alloc(u->engine, sizeof *site);
+	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .size = size, .access = access,
+	                              .length = x->in.len, .locked = x->in.lock, .aligned = x->aligned, .x87_wait = x->x87_wait };
 	struct cold *c = &u->cold[u->ncold++];
-	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save,
-	                    .info = access_info(x, size, access, 0, 0) };
+	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save, .site = site };
 	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
 	if (save) {
 		put_flags_from_ax(e);
@@ -139,28 +141,39 @@ bool operand_commits(const struct translation_unit *u, const struct xinsn *x)
 
 void put_commit(struct translation_unit *u, const struct xinsn *x, unsigned which)
 {
-	put_call_c(u, x, careful_commit, which);
+	struct access_site *site = meta_alloc(u->engine, sizeof *site);
+	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block };
+	put_call_c(u, x, site_commit, (uintptr_t)site);
 }
 
-/* At cold code of a TLB miss r14 is the entry, r13 the address less its tag; flags may be in AX. */
-static void put_cold_access(struct translation_unit *u, const struct cold *c)
+/*
+ * At cold code of a TLB miss r14 is the entry, r13 the address less its tag;
+ * flags may be in AX. slow_access() chooses how it goes on: back to the hot
+ * code, or through a copy of the instruction that is followed by a commit.
+ */
+static void put_cold_access(struct translation_unit *u, struct cold *c)
 {
 	struct emit *e = &u->e;
-	unsigned access = c->info >> 16 & 0xff;
-	size_t tag = access & ACCESS_WRITE ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+	struct engine *en = u->engine;
+	size_t tag = c->site->access & ACCESS_WRITE ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
 	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
 	if (c->flags_saved) {
 		put_flags_from_ax(e);
 		put_load(e, H_RAX, AT_SPILL(e, 0));
 	}
 	put_store(e, H_R13, AT(e, slow_addr));
-	put_rip(u, c->rip);
-	put_mov_imm(e, H_R13, c->info);
-	put_mov_imm(e, H_R14, (uintptr_t)slow_access);
-	put_call_to(e, u->engine->stub_call);
-	put_load(e, H_R14, AT(e, slow_result));
-	put_mov_imm(e, H_R13, 0);
-	put_jmp_to(e, c->back);
+	put_mov_imm(e, H_R13, (uintptr_t)c->site);
+	put_jmp_to(e, en->stub_slow);
+	c->site->back = to_rx(en, c->back);
+	if (!c->copy)
+		return;
+	c->site->copy = to_rx(en, e->p);
+	struct mem_operand m = mem_base(H_R14, 0);
+	put_renamed(u, c->copy, &m);
+	put_mov_imm(e, H_R13, (uintptr_t)c->site);
+	put_mov_imm(e, H_R14, (uintptr_t)site_commit);
+	put_call_to(e, en->stub_call);
+	put_jmp_to(e, c->after);
 }
 
 static void put_cold_poll(struct translation_unit *u, const struct cold *c)

@@ -225,9 +225,9 @@ static void put_fpu_pointers(struct translation_unit *u, const struct xinsn *x)
 static void note_map(struct translation_unit *u, const struct xinsn *x, const struct renaming *r)
 {
 	struct block *b = u->block;
-	struct insn_map *m = &b->map[x - u->insn];
+	struct insn_map *m = &b->map[b->nmap++];
 	unsigned guest = x->rip - b->rip;
-	m->host_offset = 1 + (u->e.p - b->entry);
+	m->host_offset = u->e.p - b->entry;
 	m->guest_offset_lo = guest;
 	m->guest_offset_hi = guest >> 8;
 	m->fpu = x->fpu_class;
@@ -236,7 +236,7 @@ static void note_map(struct translation_unit *u, const struct xinsn *x, const st
 }
 
 /* Emits the renamed instruction; m: NULL for register forms. The operand's registers are r13/r14 at most. */
-static void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m)
+void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m)
 {
 	struct emit *e = &u->e;
 	struct renaming r = { .nborrowed = 0 };
@@ -268,10 +268,15 @@ static void put_renamed(struct translation_unit *u, const struct xinsn *x, struc
 void put_native(struct translation_unit *u, struct xinsn *x)
 {
 	if (x->in.mem && x->in.mem_size) {
+		unsigned cold = u->ncold;
 		struct mem_operand m = put_operand(u, x);
 		put_renamed(u, x, &m);
 		if (operand_commits(u, x))
 			put_commit(u, x, 0);
+		if (u->ncold > cold && x->in.mem_write) {
+			u->cold[cold].copy = x;
+			u->cold[cold].after = u->e.p;
+		}
 	} else {
 		put_renamed(u, x, NULL);
 	}

@@ -49,8 +49,8 @@ static const struct insn_map *map_at(const struct engine *en, const struct block
 {
 	unsigned offset = rx - (en->rx - en->rw) - b->entry;
 	const struct insn_map *found = NULL;
-	for (unsigned i = 0; i < b->insns; i++)
-		if (b->map[i].host_offset && b->map[i].host_offset - 1u <= offset)
+	for (unsigned i = 0; i < b->nmap; i++)
+		if (b->map[i].host_offset <= offset)
 			found = &b->map[i];
 	return found;
 }

@@ -83,6 +83,21 @@ static void make_call(struct engine *en, struct emit *e)
 	e->bias = 0;
 }
 
+/* Jumped to from cold code: slow_access(cpu, r13); goes on at spill[SPILL_TARGET] with r14 = the host address, r13 = 0. */
+static void make_slow(struct engine *en, struct emit *e)
+{
+	en->stub_slow = e->p;
+	put_save_registers(e);
+	put_mov(e, H_RDI, H_RSP);
+	put_mov(e, H_RSI, H_R13);
+	put_mov_imm(e, H_R14, (uintptr_t)slow_access);
+	put_op_reg(e, 0, 0xff, 2, H_R14);
+	put_load_registers(e);
+	put_load(e, H_R14, AT(e, slow_result));
+	put_mov_imm(e, H_R13, 0);
+	put_op_mem(e, 0, 0xff, 4, AT_SPILL(e, SPILL_TARGET));
+}
+
 /* Jumped to: the rule in r14 ends the block. */
 static void make_rule_end(struct engine *en, struct emit *e)
 {
@@ -118,6 +133,7 @@ void stubs_make(struct engine *en)
 	struct emit e = { .p = en->rw };
 	make_enter(en, &e);
 	make_call(en, &e);
+	make_slow(en, &e);
 	make_rule_end(en, &e);
 	make_exit(en, &e);
 	make_signal(en, &e);
