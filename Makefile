@@ -52,6 +52,40 @@ $(BUILD)/%.h.ok: %.h
 clean:
 	rm -rf $(BUILD) libanykvm.so anykvm
 
+# ---- demo ----
+IMAGES = $(BUILD)/guest/l1.cpio
+
+demo:
+	scripts/install-packages.sh
+	$(MAKE) all images
+	demo/demo.sh
+
+images: $(IMAGES)
+
+$(IMAGES): scripts/guest-images.sh demo/l1-init demo/l2-init
+	scripts/guest-images.sh $(@D)
+
+# ---- tests ----
+UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
+GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
+# Paths of the engine that the small guests are run through, too.
+ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 no-ept smp
+
+$(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c,$^) $(BUILD)/libanykvm-core.a -lZydis -ldl
+
+$(GUEST_TESTS): tests/guest/guest.c
+
 -include tests/*/*.mk
+tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST)
+INSN_CHECK = $(strip $(wildcard tests/insn/check.sh) $(INSN_TEST))
+
+check: all images tests
+	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
+		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
+		$(BOOT_TESTS:%='tests/boot/boot.sh %')
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install check-headers clean
+.PHONY: all install check-headers clean demo images tests check

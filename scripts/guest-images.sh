@@ -14,7 +14,9 @@ busybox=/bin/busybox
 cpio_of() { (cd "$1" && find . -print0 | sort -z | cpio --null --quiet -o -H newc --reproducible) >"$2"; }
 
 if [ ! -e "$out/vmlinuz" ]; then
-	package=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -n 1)
+	kernel_package() { apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -n 1; }
+	package=$(kernel_package)
+	[ -n "$package" ] || [ "$(id -u)" != 0 ] || { apt-get update -qq && package=$(kernel_package); }
 	[ -n "$package" ] || fail "apt does not know linux-image-amd64: run apt-get update"
 	echo "guest-images: downloading $package"
 	tmp=$(mktemp -d)

@@ -1,0 +1,68 @@
+#!/bin/bash
+# Boot tests, one case a run: Debian's kernel under unmodified QEMU on anykvm. Usage: boot.sh CASE. Prints TAP.
+set -u
+export LC_ALL=C
+cd "$(dirname "$0")/../.." || exit
+case=${1:?usage: boot.sh CASE}
+build=${BUILD:-build} out=${BUILD:-build}/boot-tests/$case
+mkdir -p "$out"
+tests=0 failures=0
+
+check() { # description, command...
+	local what=$1
+	shift
+	tests=$((tests + 1))
+	if "$@"; then echo "ok $tests - $case: $what"; else failures=$((failures + 1)); echo "not ok $tests - $case: $what"; fi
+}
+skip() { tests=$((tests + 1)); echo "ok $tests - $case: $1 # SKIP $2"; }
+says() { grep -qE -- "$1" "$out/l1.log"; }
+
+# The demo with these settings. Its own checks are that the library is in QEMU, and that /dev/kvm is not open there.
+l2() {
+	check "L2 reaches user space" env OUT="$out" TIMEOUT=240 "$@" demo/demo.sh
+	check 'L1 sees an Intel processor with VMX' says '^L1: vendor GenuineIntel, VMX yes'
+}
+
+# L1 alone, with options of anykvm run and those of QEMU after --.
+l1() {
+	local options=()
+	while [ "$1" != -- ]; do options+=("$1"); shift; done
+	shift
+	timeout -k 5 120 ./anykvm run "${options[@]}" -- qemu-system-x86_64 -accel kvm -m 512 -nodefaults -no-user-config -display none \
+		-no-reboot -serial stdio -kernel "$build/guest/vmlinuz" -initrd "$build/guest/l1.cpio" \
+		-append 'console=ttyS0 panic=-1 quiet l1only' "$@" </dev/null 2>"$out/l0.log" | tr -d '\r' >"$out/l1.log"
+	check 'L1 reaches user space' says '^L1-OK'
+}
+
+# Can the kernel's KVM be reached from here? /dev/null lies over the node in a hidden test (scripts/hide-kvm.sh).
+node_is_hidden() { [ ! -e /dev/kvm ] || [ "$(stat -Lc %t:%T /dev/kvm)" = 1:3 ]; }
+
+case $case in
+host) l2 CPU=host ;;
+haswell) l2 CPU=Haswell-noTSX-IBRS,vmx=on ;;
+qemu64)
+	l2 CPU=qemu64,+vmx
+	check 'L1 has first-generation VT-x' says '^L1: kvm_intel ept=N' ;;
+smp)
+	l2 CPU=host SMP=2 L2SMP=2
+	check 'two CPUs in L1' says '^L1: user space reached: .* 2 CPU'
+	check 'two CPUs in L2' says '^L2: user space reached: .* 2 CPU' ;;
+no-ept)
+	l2 CPU=host RUN_ARGS='--param kvm_intel.ept=0'
+	check 'L1 has no EPT' says '^L1: kvm_intel ept=N' ;;
+not-nested)
+	l1 --param kvm_intel.nested=0 -- -cpu host
+	check 'nested=0 hides VMX' says '^L1: .*VMX no'
+	echo 'options kvm-intel nested=0' >"$out/modprobe.conf"
+	l1 --modprobe "$out/modprobe.conf" -- -cpu host
+	check 'nested=0 in a modprobe file hides VMX' says '^L1: .*VMX no' ;;
+anykvm-answers)
+	# Only anykvm can call the processor so: neither the host nor a KVM of the kernel would.
+	if node_is_hidden; then check "the kernel's /dev/kvm is hidden" true
+	else skip "the kernel's /dev/kvm is hidden" 'needs root or user namespaces'; fi
+	l1 --param anykvm.vendor=AnykvmAnykvm -- -cpu host
+	check 'the guest sees anykvm' says '^L1: vendor AnykvmAnykvm,' ;;
+*) echo "boot.sh: there is no case $case" >&2; exit 2 ;;
+esac
+echo "1..$tests"
+exit $((failures != 0))

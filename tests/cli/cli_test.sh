@@ -1,0 +1,63 @@
+#!/bin/bash
+# The command: statuses, parameters and where they are seen, traces, the manual page. Prints TAP.
+set -u
+export LC_ALL=C
+cd "$(dirname "$0")/../.." || exit
+tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
+tests=0 failures=0
+
+check() { # description, command...
+	local what=$1
+	shift
+	tests=$((tests + 1))
+	if "$@"; then echo "ok $tests - $what"; else failures=$((failures + 1)); echo "not ok $tests - $what"; fi
+}
+skip() { tests=$((tests + 1)); echo "ok $tests - $1 # SKIP $2"; }
+status() { local want=$1; shift; "$@" >"$tmp/out" 2>"$tmp/err"; local got=$?; [ "$got" = "$want" ] || { echo "# status $got, not $want"; false; }; }
+prints() { local want=$1; shift; local got; got=$("$@" 2>"$tmp/err"); [ "$got" = "$want" ] || { echo "# \"$got\", not \"$want\""; false; }; }
+silent() { [ ! -s "$1" ]; }
+p=/sys/module/kvm_intel/parameters
+
+check 'help' status 0 ./anykvm help
+check 'version' status 0 ./anykvm version
+check 'no command is a mistake' status 2 ./anykvm
+check 'unknown command is a mistake' status 2 ./anykvm foo
+check 'unknown option is a mistake' status 2 ./anykvm run --foo -- true
+check 'mistakes are told on stderr' grep -q foo "$tmp/err"
+check 'no client is a mistake' status 2 ./anykvm run
+check 'client that does not exist' status 127 ./anykvm run -- ./no-such-client
+check "the client's status" status 7 ./anykvm run -- sh -c 'exit 7'
+check "the client's output, and nothing else" prints hello ./anykvm run -- echo hello
+check 'silence on stderr' silent "$tmp/err"
+
+check 'params lists every parameter' status 0 ./anykvm params
+while IFS='"' read -r _ name _; do
+	case $name in *.*) check "params: $name" grep -qF "$name" "$tmp/out" ;; esac
+done <src/base/params.def
+for n in nested ept vpid unrestricted_guest; do check "$n=Y by default" prints Y ./anykvm run -- cat $p/$n; done
+for n in enable_shadow_vmcs enable_apicv; do check "$n=N by default" prints N ./anykvm run -- cat $p/$n; done
+check '--param is seen in /sys' prints N ./anykvm run --param kvm_intel.nested=0 -- cat $p/nested
+check 'with a dash, too' prints N ./anykvm run --param kvm-intel.ept=N -- cat $p/ept
+printf '# a comment\noptions kvm-intel nested=0 ept=0\noptions kvm_intel vpid=N\noptions snd index=1\n' >"$tmp/modprobe.conf"
+check '--modprobe is seen in /sys' prints $'N\nN\nN' ./anykvm run --modprobe "$tmp/modprobe.conf" -- cat $p/nested $p/ept $p/vpid
+check '--param wins over it' prints Y ./anykvm run --modprobe "$tmp/modprobe.conf" --param kvm_intel.ept=1 -- cat $p/ept
+check 'the environment does the same' prints N env ANYKVM_PARAMS=kvm_intel.nested=0 ./anykvm run -- cat $p/nested
+check 'a parameter that does not exist is absent' status 1 ./anykvm run -- cat $p/no_such_parameter
+check '/dev/kvm is there' status 0 ./anykvm run -- test -c /dev/kvm
+check "/dev/kvm is anykvm's" prints '/memfd:anykvm (deleted)' ./anykvm run -- bash -c 'exec 3</dev/kvm; readlink /proc/$$/fd/3'
+
+for option in param modprobe trace trace-file; do
+	check "help tells of --$option" grep -q -- "--$option" <(./anykvm help)
+	check "the manual page tells of --$option" grep -q -- "\\\\-\\\\-${option/-/\\\\-}" docs/anykvm.1
+done
+if command -v groff >/dev/null; then
+	groff -man -Tascii -ww -z docs/anykvm.1 2>"$tmp/err"
+	check 'the manual page has no warnings' silent "$tmp/err"
+else
+	skip 'the manual page has no warnings' 'groff is not installed'
+fi
+check 'make install' status 0 make -s install DESTDIR="$tmp/root" PREFIX=/usr
+check 'the installed command finds its library' prints Y "$tmp/root/usr/bin/anykvm" run -- cat $p/nested
+check 'the manual page is installed' test -s "$tmp/root/usr/share/man/man1/anykvm.1"
+echo "1..$tests"
+exit $((failures != 0))
