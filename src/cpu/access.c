@@ -177,17 +177,14 @@ static void piece_write(struct cpu *cpu, const struct piece *p, const uint8_t *f
 	}
 }
 
+/*
+ * The bits go first: whoever translates these bytes from here on sets them
+ * again and reads what was stored; all older translations are dropped.
+ */
 void access_written(struct cpu *cpu, const struct mem_slot *slot, uint64_t gpa, unsigned len)
 {
-	unsigned first = (gpa & 0xfff) >> 6, last = ((gpa & 0xfff) + len - 1) >> 6;
-	uint64_t code, granules;
-
 	mem_mark_dirty(slot, gpa);
-	code = *mem_slot_code(slot, gpa);
-	if (likely(!code))
-		return;
-	granules = (~0ull << first) & (~0ull >> (63 - last));
-	if (!(code & granules))
+	if (likely(!mem_code_hit(slot, gpa, len)))
 		return;
 	engine_invalidate(cpu, gpa, len);
 	cpu->ops->code_changed(cpu, gpa, len);

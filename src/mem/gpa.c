@@ -25,20 +25,17 @@ static void copy(void *to, const void *from, size_t len)
 		memcpy(to, from, len);
 }
 
-/* Bits of the 64-byte pieces that [gpa, gpa+len), inside one page, touches. */
-static uint64_t code_bits(uint64_t gpa, size_t len)
-{
-	unsigned first = (gpa & 4095) / 64, last = ((gpa & 4095) + len - 1) / 64;
-
-	return (~0ull >> (63 - last)) & (~0ull << first);
-}
-
 /* Tells the owner of translations. A translator sets its bit before it reads the bytes, we look after we wrote them. */
 static void code_written(struct mem *m, const struct mem_slot *s, uint64_t gpa, size_t len)
 {
 	atomic_thread_fence(memory_order_seq_cst);
-	if (m->code_hook && *mem_slot_code(s, gpa) & code_bits(gpa, len))
+	if (mem_code_hit(s, gpa, len) && m->code_hook)
 		m->code_hook(m->code_hook_arg, gpa, len);
+}
+
+_Atomic uint32_t *mem_code_settling(struct mem *m)
+{
+	return &m->settling;
 }
 
 static size_t page_part(uint64_t gpa, size_t len)

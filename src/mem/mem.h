@@ -50,6 +50,16 @@ void mem_write_unlock(struct mem *m);
 static inline uint8_t *mem_slot_host(const struct mem_slot *s, uint64_t gpa) { return s->host + (gpa - s->gpa); }
 /* Word of code bits of the page that holds gpa. */
 static inline _Atomic uint64_t *mem_slot_code(const struct mem_slot *s, uint64_t gpa) { return &s->code[(gpa - s->gpa) >> 12]; }
+/* How many threads are making some page a code page: until they are done, others may still store to it unnoticed. */
+_Atomic uint32_t *mem_code_settling(struct mem *m);
+/* [gpa, gpa+len), inside one page, was stored to. Takes the code bits of what was hit away; true if there were any. */
+static inline bool mem_code_hit(const struct mem_slot *s, uint64_t gpa, unsigned len)
+{
+	uint64_t granules = (~0ull << ((gpa & 4095) / 64)) & (~0ull >> (63 - ((gpa & 4095) + len - 1) / 64));
+	_Atomic uint64_t *word = mem_slot_code(s, gpa);
+
+	return atomic_load_explicit(word, memory_order_relaxed) && atomic_fetch_and(word, ~granules) & granules;
+}
 /* Sets the dirty bit of the page that holds gpa, if the slot is logged. */
 void mem_mark_dirty(const struct mem_slot *s, uint64_t gpa);
 

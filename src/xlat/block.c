@@ -69,21 +69,25 @@ static void unit_emit(struct translation_unit *u)
 /*
  * Marks the granules of the page that [from, from+len) lies in, in every slot
  * that shows this memory; a page that had no code until now is first taken
- * from all who may write to it without notice.
+ * from all who may write to it without notice. While another vCPU is at that,
+ * perhaps with this very page, its mark is no promise yet, so we ask as well.
  */
 static void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len)
 {
+	_Atomic uint32_t *settling = mem_code_settling(cpu->mem);
 	for (const struct mem_slot *slot = NULL; (slot = mem_slot_by_host(cpu->mem, from, slot));) {
 		uint64_t gpa = slot->gpa + (from - slot->host);
 		unsigned first = (gpa & 4095) >> 6, last = ((gpa & 4095) + len - 1) >> 6;
 		uint64_t bits = (last == 63 ? ~0ull : BIT(last + 1) - 1) & ~(BIT(first) - 1);
 		_Atomic uint64_t *word = mem_slot_code(slot, gpa);
-		if ((atomic_load(word) & bits) == bits)
+		if ((atomic_load(word) & bits) == bits && !atomic_load(settling))
 			continue;
-		if (atomic_fetch_or(word, bits))
-			continue;
-		tlb_drop_write(cpu, (const uint8_t *)((uintptr_t)from & ~4095ull));
-		cpu->ops->code_page_new(cpu, gpa);
+		atomic_fetch_add(settling, 1);
+		if (!atomic_fetch_or(word, bits) || atomic_load(settling) > 1) {
+			tlb_drop_write(cpu, (const uint8_t *)((uintptr_t)from & ~4095ull));
+			cpu->ops->code_page_new(cpu, gpa);
+		}
+		atomic_fetch_sub(settling, 1);
 	}
 }
 

@@ -107,11 +107,16 @@ static void test_copies(void)
 	CHECK(!mem_read(m, 9 * K - 4, out, 8) && !mem_read(m, 1ull << 40, out, 1));
 	mem_set_code_hook(m, hook, NULL);
 	mem_read_lock(m);
-	*mem_slot_code(mem_slot_find(m, K), K) = 1ull << 3;      /* bytes 192..255 of page 1 hold code */
+	_Atomic uint64_t *code = mem_slot_code(mem_slot_find(m, K), K);
 	mem_read_unlock(m);
+	*code = 9ull << 3;               /* bytes 192..255 and 384..447 of page 1 hold code */
 	CHECK(mem_write(m, K + 184, in, 8) && hook_calls == 0);
 	CHECK(mem_write(m, K + 188, in, 8) && hook_calls == 1 && hook_gpa == K + 188 && hook_len == 8);
-	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 2);
+	CHECK(*code == 1ull << 6);       /* what was hit is no code any more */
+	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 1);
+	*code = 1ull << 3;
+	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 2 && !*code);
+	*code = 1ull << 3;
 	CHECK(mem_write(m, K + 256, in, 8) && hook_calls == 2);
 	CHECK(mem_write(m, K + 100, ram, 300) && hook_calls == 3);
 	mem_free(m);
