@@ -42,6 +42,7 @@ void rule_fxsave(struct cpu *cpu, const struct insn *insn)
 	if (cpu->cr0 & (CR0_EM | CR0_TS))
 		cpu_raise(cpu, VEC_NM);
 	addr = image_address(cpu, insn, IMAGE_LEGACY_SIZE, 16, ACCESS_WRITE);
+	lin_probe_write(cpu, addr, IMAGE_LEGACY_SIZE, 0);        /* all of it, though the end stays as it is */
 	native_fxsave(image.bytes);
 	image_pointers_store(cpu, image.bytes, is_wide(cpu, insn));
 	image_put32(image.bytes, IMAGE_MXCSR_MASK, MXCSR_MASK);

@@ -75,6 +75,7 @@ static void repeat(struct cpu *cpu, const struct insn *insn, run_fn *run)
 			return;
 		if (cpu->poll || (cpu->mode & MODE_STEP)) {
 			cpu->next_rip = cpu->rip;
+			cpu->rflags |= RFLAGS_RF;        /* seen by the trap or interrupt between elements */
 			return;
 		}
 	}

@@ -114,11 +114,23 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 	cpu->spill[SPILL_TARGET] = (uintptr_t)site->back;
 }
 
+/* Has an unmasked invalid operation, overflow or underflow kept an x87 store from storing? */
+static bool x87_stored_nothing(void)
+{
+	uint16_t fsw, fcw;
+	asm volatile("fnstsw %0; fnstcw %1" : "=m"(fsw), "=m"(fcw));
+	return fsw & ~fcw & 0x19;
+}
+
 /* Ends a store that went through careful_begin(), slow_cross() or slow_bounce(). If it hit the block that runs, the rest of it is not to be run. */
 void site_commit(struct cpu *cpu, uint64_t arg)
 {
 	const struct access_site *site = (const struct access_site *)arg;
 	struct crossing *x = &cpu->engine->cross;
+	if (site->x87_wait && x87_stored_nothing()) {
+		x->open = false;
+		return;
+	}
 	if (x->open) {
 		memcpy(x->first, x->bounce, x->first_len);
 		memcpy(x->rest, x->bounce + x->first_len, x->rest_len);

@@ -142,7 +142,7 @@ bool operand_commits(const struct translation_unit *u, const struct xinsn *x)
 void put_commit(struct translation_unit *u, const struct xinsn *x, unsigned which)
 {
 	struct access_site *site = meta_alloc(u->engine, sizeof *site);
-	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block };
+	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .x87_wait = x->x87_wait };
 	put_call_c(u, x, site_commit, (uintptr_t)site);
 }
 
