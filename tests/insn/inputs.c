@@ -157,7 +157,7 @@ uint64_t pick_address(struct rng *rng, unsigned size)
 		return size > 64 ? a & ~63ull : before_page(rng, MMIO + below(rng, 2), size);
 	if (kind < 99)
 		return a ^ 1ull << (47 + below(rng, 16));
-	return 0x0000800000000000ull - (size > 1 && size <= 16 ? below(rng, size) : 0);       /* around the end of the lower half */
+	return 0x0000800000000000ull - (size > 1 && (size & (size - 1)) == 0 && size <= 32 ? below(rng, size) : 0);       /* around the end of the lower half */
 }
 
 int gpr_of(ZydisRegister r)
@@ -316,6 +316,8 @@ static bool try_single(struct test *t, const struct form *f)
 		return false;
 	if (!alignment_check_is_certain(t))
 		t->in.rflags &= ~(uint64_t)FLAG_AC;
+	if (is_vsib(d))
+		t->in.rflags &= ~(uint64_t)FLAG_TF;      /* some trap between elements */
 	m = memory_operand(d);
 	return !m || m->mem.type == ZYDIS_MEMOP_TYPE_AGEN || is_safe(effective_address(&t->in, d, m, test_rip(t) + d->z.length));
 }

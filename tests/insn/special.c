@@ -109,6 +109,16 @@ static uint64_t address32(struct test *t, uint64_t a)
 	return t->insn[0].z.address_width == 32 ? (uint32_t)a | rnd(&t->rng) << 32 : a;
 }
 
+/* Implicit operand in the segment that an override names: what to subtract from its address. */
+static uint64_t override_base(const struct test *t)
+{
+	const struct decoded *d = &t->insn[0];
+	for (unsigned i = 0; i < d->z.operand_count; i++)
+		if (d->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && d->op[i].mem.segment >= ZYDIS_REGISTER_FS)
+			return d->op[i].mem.segment == ZYDIS_REGISTER_FS ? native_fs_base : native_gs_base;
+	return 0;
+}
+
 static uint64_t operand_address(const struct test *t)
 {
 	const ZydisDecodedOperand *m = memory_operand(&t->insn[0]);
@@ -202,8 +212,8 @@ static bool string(struct test *t)
 	struct rng *rng = &t->rng;
 	uint64_t count = percent(rng, 80) ? below(rng, 40) : percent(rng, 50) ? 0 : below(rng, 600);
 	uint8_t same[256];
-	t->in.gpr[RSI] = address32(t, string_address(t));
-	t->in.gpr[RDI] = address32(t, percent(rng, 20) ? t->in.gpr[RSI] + below(rng, 64) - 32 : string_address(t));
+	t->in.gpr[RSI] = address32(t, string_address(t) - override_base(t));
+	t->in.gpr[RDI] = address32(t, percent(rng, 20) ? t->in.gpr[RSI] + override_base(t) + below(rng, 64) - 32 : string_address(t));
 	if (t->insn[0].z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
 		t->in.gpr[RCX] = address32(t, count);
 	if (is_port_string(t->insn[0].z.mnemonic) && !(uint32_t)t->in.gpr[RCX])
@@ -284,7 +294,7 @@ static bool popf(struct test *t)
 
 static bool xlat(struct test *t)
 {
-	t->in.gpr[RBX] = address32(t, pick_address(&t->rng, 1) - (uint8_t)t->in.gpr[RAX]);
+	t->in.gpr[RBX] = address32(t, pick_address(&t->rng, 1) - (uint8_t)t->in.gpr[RAX] - override_base(t));
 	return true;
 }
 
@@ -292,7 +302,7 @@ static bool maskmov(struct test *t)
 {
 	/* Processors differ in whether bytes that are not stored can fault. */
 	uint64_t a = percent(&t->rng, 10) ? PAGE_ADDR(MMIO) + 64 : PAGE_ADDR(1) + 0x800 + below(&t->rng, PAGE);
-	t->in.gpr[RDI] = address32(t, percent(&t->rng, 20) ? PAGE_ADDR(2) - below(&t->rng, 16) : a);
+	t->in.gpr[RDI] = address32(t, (percent(&t->rng, 20) ? PAGE_ADDR(2) - below(&t->rng, 16) : a) - override_base(t));
 	return true;
 }
 
