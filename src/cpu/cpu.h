@@ -123,6 +123,12 @@ struct cpu_ops {
 	void (*code_changed)(struct cpu *cpu, uint64_t gpa, unsigned len);
 	/* A page is about to get its first translation: make the other vCPUs give up write entries to it; waits for them. */
 	void (*code_page_new)(struct cpu *cpu, uint64_t gpa);
+	/*
+	 * Stands in for the bus lock: between the two no other vCPU runs guest code. exclusive_begin() may let others go
+	 * first, so the caller holds no host address; it sets cpu->exclusive, and exclusive_end() clears it.
+	 */
+	void (*exclusive_begin)(struct cpu *cpu);
+	void (*exclusive_end)(struct cpu *cpu);
 	/* MSR filter of the client: true when the access must go to the client. */
 	bool (*msr_filtered)(struct cpu *cpu, uint32_t index, bool write);
 };
@@ -210,6 +216,7 @@ struct cpu {
 	struct tlb_set *tlbs;            /* cpu/tlb.c's */
 	unsigned index;                  /* APIC id */
 	_Atomic bool running;            /* inside the engine: may hold TLB entries in use */
+	bool exclusive;                  /* no other vCPU runs: a locked instruction crosses pages */
 };
 
 enum { WANT_INTR = 1, WANT_NMI = 2 };

@@ -18,6 +18,12 @@
  * running, all sequentially consistent, so one of them sees the other.
  * Two vCPUs may wait for each other: each empties its own mailbox meanwhile.
  * That is safe there, as the translator holds no host address for writing.
+ *
+ * A locked instruction whose operand crosses pages cannot be left to the host,
+ * as the two pages need not be neighbours there. It runs while no other vCPU
+ * is in the engine (vm->exclusive): one takes the flag, the others leave at
+ * their next poll and stay out; who wants the flag while it is taken steps out
+ * on the spot.
  */
 #include <sched.h>
 #include "kvm/vcpu.h"
@@ -125,15 +131,20 @@ static bool has_not_answered(struct vcpu *v)
 	return atomic_load(&v->cpu->running) && atomic_load(&v->requests) & REQ_CODE_PAGE;
 }
 
+static void spin(unsigned n)
+{
+	if (n % 64 == 63)
+		sched_yield();
+	else
+		__builtin_ia32_pause();
+}
+
 static void wait_for(struct vcpu *self, struct vcpu *v)
 {
-	for (unsigned spins = 0; has_not_answered(v); spins++) {
+	for (unsigned n = 0; has_not_answered(v); n++) {
 		if (atomic_load(&self->requests) & REQ_CODE_PAGE)
 			drain_pages(self);
-		if (spins % 64 == 63)
-			sched_yield();
-		else
-			__builtin_ia32_pause();
+		spin(n);
 	}
 }
 
@@ -155,4 +166,60 @@ void coherence_code_page_new(struct cpu *cpu, uint64_t gpa)
 	for (unsigned i = 0; i < n; i++)
 		if (vm->vcpus[i] != self)
 			wait_for(self, vm->vcpus[i]);
+}
+
+/* ---- one vCPU alone ---- */
+
+bool coherence_enter(struct vcpu *v)
+{
+	atomic_store(&v->cpu->running, true);
+	if (!atomic_load(&v->requests) && !atomic_load(&v->vm->exclusive))
+		return true;
+	atomic_store(&v->cpu->running, false);
+	for (unsigned n = 0; atomic_load(&v->vm->exclusive); n++)
+		spin(n);
+	return false;
+}
+
+/* Out of the engine and in again in the middle of a rule that holds no host address. */
+static void step_aside(struct vcpu *self)
+{
+	atomic_store(&self->cpu->running, false);
+	for (unsigned n = 0; atomic_load(&self->vm->exclusive); n++)
+		spin(n);
+	atomic_store(&self->cpu->running, true);
+	if (atomic_load(&self->requests) & REQ_CODE_PAGE)
+		drain_pages(self);
+}
+
+static void send_out(struct vcpu *self, struct vcpu *v)
+{
+	atomic_fetch_or(&v->cpu->poll, POLL_KICK);
+	for (unsigned n = 0; atomic_load(&v->cpu->running); n++) {
+		if (atomic_load(&self->requests) & REQ_CODE_PAGE)
+			drain_pages(self);
+		spin(n);
+	}
+}
+
+void coherence_exclusive_begin(struct cpu *cpu)
+{
+	struct vcpu *self = cpu_vcpu(cpu);
+	struct vm *vm = self->vm;
+	unsigned n = atomic_load(&vm->nvcpus);
+
+	if (n < 2)
+		return;
+	while (atomic_exchange(&vm->exclusive, true))
+		step_aside(self);
+	cpu->exclusive = true;
+	for (unsigned i = 0; i < n; i++)
+		if (vm->vcpus[i] != self)
+			send_out(self, vm->vcpus[i]);
+}
+
+void coherence_exclusive_end(struct cpu *cpu)
+{
+	cpu->exclusive = false;
+	atomic_store(&cpu_vcpu(cpu)->vm->exclusive, false);
 }

@@ -163,6 +163,8 @@ const struct cpu_ops vcpu_cpu_ops = {
 	.cr8_write = op_cr8_write,
 	.code_changed = coherence_code_changed,
 	.code_page_new = coherence_code_page_new,
+	.exclusive_begin = coherence_exclusive_begin,
+	.exclusive_end = coherence_exclusive_end,
 	.msr_filtered = op_msr_filtered,
 };
 

@@ -37,6 +37,10 @@ static void drop_pending_exception(struct cpu *cpu)
 		cpu->event.valid = false;
 }
 
+/*
+ * A client that sends the vCPU elsewhere has probably put code there, with no
+ * invalidation by the guest that would make us look at the bytes again.
+ */
 long kvm_vcpu_set_regs(struct vcpu *v, const struct kvm_regs *regs)
 {
 	const uint64_t *in = (const uint64_t *)regs;
@@ -48,6 +52,8 @@ long kvm_vcpu_set_regs(struct vcpu *v, const struct kvm_regs *regs)
 	cpu_set_rflags(cpu, regs->rflags);
 	cpu->cpl = cpl_of(cpu);
 	cpu_mode_update(cpu);
+	tlb_flush_all(cpu);
+	v->revalidate = true;
 	drop_pending_exception(cpu);
 	return 0;
 }

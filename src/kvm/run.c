@@ -114,11 +114,8 @@ static int run_engine(struct vcpu *v)
 		if (!(cpu->cr0 & CR0_PG))
 			engine_revalidate(cpu);
 	}
-	atomic_store(&cpu->running, true);
-	if (atomic_load(&v->requests) || atomic_load(&v->signal_seen)) {
-		atomic_store(&cpu->running, false);
+	if (atomic_load(&v->signal_seen) || !coherence_enter(v))
 		return RUN_ON;
-	}
 	why = engine_run(cpu);
 	atomic_store(&cpu->running, false);
 	v->replay = false;
@@ -198,15 +195,18 @@ static int run_loop(struct vcpu *v)
 }
 
 /* One instruction, unless something made the engine leave before it. */
-static enum cpu_exit engine_step(struct cpu *cpu)
+static enum cpu_exit engine_step(struct vcpu *v)
 {
+	struct cpu *cpu = v->cpu;
 	uint32_t debug = cpu->guest_debug;
 	enum cpu_exit why;
 
 	atomic_exchange(&cpu->poll, 0);
+	requests_handle(v);
+	if (!coherence_enter(v))
+		return CPU_EXIT_NONE;
 	cpu->guest_debug = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
 	cpu_mode_update(cpu);
-	atomic_store(&cpu->running, true);
 	why = engine_run(cpu);
 	atomic_store(&cpu->running, false);
 	cpu->guest_debug = debug;
@@ -227,10 +227,8 @@ static int finish_instruction(struct vcpu *v)
 	if (!v->replay)
 		return RUN_ON;
 	mem_read_lock(v->vm->mem);
-	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE; i++) {
-		requests_handle(v);
-		why = engine_step(v->cpu);
-	}
+	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE; i++)
+		why = engine_step(v);
 	v->replay = false;
 	if (why != CPU_EXIT_DEBUG)
 		r = exit_handle(v, why);

@@ -31,6 +31,9 @@ int vcpu_apic_base_set(struct vcpu *v, uint64_t value, bool host);
 void coherence_code_changed(struct cpu *cpu, uint64_t gpa, unsigned len);
 void coherence_code_page_new(struct cpu *cpu, uint64_t gpa);
 void coherence_drain(struct vcpu *v);    /* REQ_CODE, REQ_CODE_PAGE; on the vCPU's thread, outside the engine */
+bool coherence_enter(struct vcpu *v);    /* sets cpu->running, unless something is to be done or waited for before */
+void coherence_exclusive_begin(struct cpu *cpu);
+void coherence_exclusive_end(struct cpu *cpu);
 void coherence_hook(struct vm *vm);      /* writes by the library itself (mem_write) */
 
 /* ---- timers.c: one thread per VM that wakes vCPUs at a time ---- */

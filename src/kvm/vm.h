@@ -92,6 +92,7 @@ struct vm {
 	struct lock clock_lock;
 	struct tsc_sync { struct lock lock; uint64_t ns, value; int64_t offset; bool valid; } tsc_sync;   /* last write of a TSC */
 	struct timers *timers;           /* timers.c's */
+	_Atomic bool exclusive;          /* one vCPU wants to be, or is, the only one in the engine */
 };
 
 /* vm->enabled_caps */

@@ -138,6 +138,8 @@ void site_commit(struct cpu *cpu, uint64_t arg)
 		return;
 	}
 	access_commit(cpu, 0);
+	if (cpu->exclusive)
+		cpu->ops->exclusive_end(cpu);
 	if (site->block->valid || site->block->mode & XMODE_ONE)
 		return;
 	cpu->io.nreads = cpu->io.next = 0;
@@ -153,5 +155,7 @@ void careful_begin(struct cpu *cpu, uint64_t info)
 	check_x87(cpu, info_x87_wait(info));
 	uint64_t addr = seg_linear(cpu, info_seg(info), cpu->slow_addr, size, access);
 	check_aligned(cpu, info_aligned(info), addr, size);
+	if (access & ACCESS_WRITE && (addr & 4095) + size > 4096 && insn_locks(cpu->cur_insn))
+		cpu->ops->exclusive_begin(cpu);
 	cpu->slow_result = (uintptr_t)access_begin(cpu, info_which(info), addr, size, access);
 }

@@ -45,12 +45,15 @@ struct block_exit {
 	uint64_t rip;                    /* guest address it leads to */
 };
 
+/* Atomic against the other vCPUs? XCHG with memory always is. */
+static inline bool insn_locks(const struct insn *in) { return in->lock || (in->mnemonic == ZYDIS_MNEMONIC_XCHG && in->mem); }
+
 /* A memory access of translated code, for slow_access(). */
 struct access_site {
 	uint64_t rip, next;
 	struct block *block;
 	uint8_t size, access, length;    /* bytes, ACCESS_*, bytes of the instruction */
-	bool locked, aligned, x87_wait;  /* as in struct xinsn */
+	bool locked, aligned, x87_wait;  /* insn_locks(); the others as in struct xinsn */
 	void *back;                      /* goes on with the host address in r14, r13 = 0 */
 	void *copy;                      /* the same instruction on a bounce buffer, then site_commit(); NULL: none */
 };

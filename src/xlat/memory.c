@@ -101,7 +101,7 @@ static struct mem_operand put_fast_access(struct translation_unit *u, const stru
 	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
 	struct access_site *site = meta_alloc(u->engine, sizeof *site);
 	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .size = size, .access = access,
-	                              .length = x->in.len, .locked = x->in.lock, .aligned = x->aligned, .x87_wait = x->x87_wait };
+	                              .length = x->in.len, .locked = insn_locks(&x->in), .aligned = x->aligned, .x87_wait = x->x87_wait };
 	struct cold *c = &u->cold[u->ncold++];
 	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save, .site = site };
 	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));

@@ -233,6 +233,8 @@ enum cpu_exit engine_run(struct cpu *cpu)
 	if (__builtin_setjmp(cpu->unwind)) {
 		cpu = engine_current;
 		en = cpu->engine;
+		if (cpu->exclusive)
+			cpu->ops->exclusive_end(cpu);
 		came_by = EXITED_NEXT;
 		enum cpu_exit why = after_unwind(cpu);
 		if (why != CPU_EXIT_NONE) {
