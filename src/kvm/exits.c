@@ -60,7 +60,6 @@ bool exit_next_access(struct vcpu *v)
 		unsigned i = io->wnext++;
 
 		fill_mmio(v, io->writes[i].addr, io->writes[i].data, io->writes[i].len, true);
-		v->revalidate = true;
 		return true;
 	}
 	io->nwrites = io->wnext = 0;
@@ -103,7 +102,6 @@ static void io_complete(struct vcpu *v)
 	struct cpu_io *io = &v->cpu->io;
 	struct kvm_run *run = v->run;
 
-	v->revalidate = true;
 	if (!io->pending || v->cpu->rip != v->asked_rip) {
 		io_forget(io);
 		return;

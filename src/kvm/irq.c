@@ -94,6 +94,7 @@ long vm_irq_line(struct vm *vm, const struct kvm_irq_level *l)
 {
 	if (!in_kernel(vm))
 		return -ENXIO;
+	mem_epoch_next(vm->mem);
 	irqchip_line(vm->irqchip, l->irq, l->level, IRQ_SOURCE_USER);
 	return 0;
 }
@@ -102,6 +103,7 @@ long vm_irq_line_status(struct vm *vm, struct kvm_irq_level *l)
 {
 	if (!in_kernel(vm))
 		return -ENXIO;
+	mem_epoch_next(vm->mem);
 	l->status = irqchip_line(vm->irqchip, l->irq, l->level, IRQ_SOURCE_USER);
 	return 0;
 }
@@ -153,6 +155,7 @@ long vm_signal_msi(struct vm *vm, const struct kvm_msi *msi)
 {
 	if (!in_kernel(vm) || msi->flags || !msi_address_valid(vm, msi->address_hi))
 		return -EINVAL;
+	mem_epoch_next(vm->mem);
 	return irqchip_msi(vm->irqchip, (uint64_t)msi->address_hi << 32 | msi->address_lo, msi->data);
 }
 

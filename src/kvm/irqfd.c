@@ -40,6 +40,7 @@ static bool event_take(int fd)
 
 static void irqfd_fire(struct vm *vm, const struct irqfd *f)
 {
+	mem_epoch_next(vm->mem);
 	if (f->resample.fd >= 0) {
 		irqchip_line(vm->irqchip, f->gsi, 1, IRQ_SOURCE_RESAMPLE);
 		return;

@@ -38,7 +38,7 @@ static bool op_mmio_write(struct cpu *cpu, uint64_t gpa, const void *data, unsig
 			return true;
 	}
 	if (ioeventfd_write(v->vm, false, gpa, data, len)) {
-		v->revalidate = true;
+		mem_epoch_next(v->vm->mem);
 		return true;
 	}
 	return coalesced_write(v->vm, false, gpa, data, len);
@@ -60,7 +60,7 @@ static bool op_pio_write(struct cpu *cpu, uint16_t port, const void *data, unsig
 		return true;
 	}
 	if (ioeventfd_write(v->vm, true, port, data, len)) {
-		v->revalidate = true;
+		mem_epoch_next(v->vm->mem);
 		return true;
 	}
 	return coalesced_write(v->vm, true, port, data, len);

@@ -53,7 +53,6 @@ long kvm_vcpu_set_regs(struct vcpu *v, const struct kvm_regs *regs)
 	cpu->cpl = cpl_of(cpu);
 	cpu_mode_update(cpu);
 	tlb_flush_all(cpu);
-	v->revalidate = true;
 	drop_pending_exception(cpu);
 	return 0;
 }

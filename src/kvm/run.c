@@ -109,11 +109,6 @@ static int run_engine(struct vcpu *v)
 	struct cpu *cpu = v->cpu;
 	enum cpu_exit why;
 
-	if (v->revalidate) {
-		v->revalidate = false;
-		if (!(cpu->cr0 & CR0_PG))
-			engine_revalidate(cpu);
-	}
 	if (atomic_load(&v->signal_seen) || !coherence_enter(v))
 		return RUN_ON;
 	why = engine_run(cpu);
@@ -302,6 +297,7 @@ long kvm_vcpu_run(struct vcpu *v)
 	int r;
 
 	v->ran = true;
+	mem_epoch_next(v->vm->mem);
 	v->cpu->msr_exit_reasons = v->vm->user_msr_mask;
 	sigmask_allow_faults();
 	atomic_store(&v->signal_seen, false);

@@ -39,7 +39,6 @@ struct vcpu {
 	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
 	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */
 	bool init_pending, sipi_pending, triple_fault, kicked_by_hypercall, tpr_reporting, clock_stopped;
-	bool revalidate;                 /* a device may have written code: compare translations with their bytes */
 	uint8_t sipi_vector;
 	uint64_t asked_rip;              /* instruction that outstanding belongs to */
 	bool replay;                     /* it has its answer and must run next: nothing may be delivered before */

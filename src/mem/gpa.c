@@ -33,6 +33,16 @@ static void code_written(struct mem *m, const struct mem_slot *s, uint64_t gpa, 
 		m->code_hook(m->code_hook_arg, gpa, len);
 }
 
+uint32_t mem_epoch(const struct mem *m)
+{
+	return atomic_load(&m->epoch);
+}
+
+void mem_epoch_next(struct mem *m)
+{
+	atomic_fetch_add(&m->epoch, 1);
+}
+
 _Atomic uint32_t *mem_code_settling(struct mem *m)
 {
 	return &m->settling;

@@ -12,6 +12,7 @@ struct mem {
 	_Atomic uint64_t generation;
 	bool initially_set;
 
+	_Atomic uint32_t epoch;
 	_Atomic uint32_t settling;       /* see mem_code_settling() */
 
 	void (*code_hook)(void *arg, uint64_t gpa, unsigned len);

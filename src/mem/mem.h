@@ -60,6 +60,12 @@ static inline bool mem_code_hit(const struct mem_slot *s, uint64_t gpa, unsigned
 
 	return atomic_load_explicit(word, memory_order_relaxed) && atomic_fetch_and(word, ~granules) & granules;
 }
+/*
+ * The client and its devices write to memory unseen. Whatever tells the guest of such writes (a return to KVM_RUN, an
+ * interrupt) makes the epoch grow before; what was compared with memory in an older one has to be compared again.
+ */
+uint32_t mem_epoch(const struct mem *m);
+void mem_epoch_next(struct mem *m);
 /* Sets the dirty bit of the page that holds gpa, if the slot is logged. */
 void mem_mark_dirty(const struct mem_slot *s, uint64_t gpa);
 

@@ -105,13 +105,13 @@ static struct code_page *page_find(struct engine *en, uint64_t host_page)
 	return p;
 }
 
-static struct code_page *page_make(struct engine *en, uint64_t host_page)
+static struct code_page *page_make(struct engine *en, uint64_t host_page, uint32_t epoch)
 {
 	struct code_page *p = page_find(en, host_page);
 	if (p)
 		return p;
 	p = meta_alloc(en, sizeof *p);
-	*p = (struct code_page){ .host_page = host_page, .epoch = en->epoch, .next = en->pages[PAGE_HASH_OF(host_page)] };
+	*p = (struct code_page){ .host_page = host_page, .epoch = epoch, .next = en->pages[PAGE_HASH_OF(host_page)] };
 	en->pages[PAGE_HASH_OF(host_page)] = p;
 	return p;
 }
@@ -127,7 +127,7 @@ void block_insert(struct engine *en, struct block *b)
 	b->hash_next = en->hash[h];
 	en->hash[h] = b;
 	for (int which = 0; which < (b->source2 ? 2 : 1); which++) {
-		struct code_page *p = page_make(en, page_of(b, which));
+		struct code_page *p = page_make(en, page_of(b, which), b->epoch);
 		b->page_next[which] = p->blocks;
 		p->blocks = b;
 	}
@@ -200,13 +200,11 @@ void engine_exec_mapped(struct cpu *cpu, uint64_t gpa)
 	const struct mem_slot *slot = mem_slot_find(cpu->mem, gpa);
 	uint64_t host_page = slot ? (uintptr_t)mem_slot_host(slot, gpa) & ~4095ull : 0;
 	struct code_page *p = slot ? page_find(en, host_page) : NULL;
-	if (!p || p->epoch == en->epoch)                         /* the client has done nothing since */
+	uint32_t epoch = mem_epoch(cpu->mem);
+	if (!p || p->epoch == epoch)                             /* the client has done nothing since */
 		return;
-	p->epoch = en->epoch;
+	p->epoch = epoch;
 	page_kill(en, host_page, 0, 4096, true);
 }
 
 void engine_flush(struct cpu *cpu) { cpu->engine->flush_wanted = true; }
-
-/* With paging on, pages are compared when an execute entry is installed; without, each block at its next entry. */
-void engine_revalidate(struct cpu *cpu) { cpu->engine->epoch++; }

@@ -69,7 +69,7 @@ struct block {
 	uint32_t mode;
 	uint16_t length;                 /* guest bytes */
 	uint16_t insns;
-	uint32_t epoch;                  /* engine->epoch when last compared with its bytes */
+	uint32_t epoch;                  /* mem_epoch() when last compared with its bytes */
 	bool valid;
 	uint8_t *entry, *indirect_entry; /* in the writable mapping */
 	uint32_t code_size;
@@ -103,7 +103,7 @@ struct engine {
 	unsigned nexits, max_exits;
 	struct jump_cache *jump_caches;
 	struct jump_cache *jump_cache;   /* current */
-	uint32_t jump_epoch, epoch;
+	uint32_t jump_epoch;
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
 	bool in_careful;

@@ -98,12 +98,11 @@ static struct block *find_block(struct cpu *cpu, uint32_t mode)
 		if (!b->valid)
 			b = NULL;
 	}
-	if (b && (params.revalidate || (unpaged(cpu) && b->epoch != en->epoch))) {
+	if (b && (params.revalidate || (unpaged(cpu) && b->epoch != mem_epoch(cpu->mem)))) {
+		b->epoch = mem_epoch(cpu->mem);
 		if (!block_current(b)) {
 			block_kill(en, b);
 			b = NULL;
-		} else {
-			b->epoch = en->epoch;
 		}
 	}
 	if (b)

@@ -33,8 +33,6 @@ bool engine_signal(int signo, void *siginfo, void *ucontext);
 void engine_invalidate(struct cpu *cpu, uint64_t gpa, unsigned len);
 /* Drops every translation. Likewise. */
 void engine_flush(struct cpu *cpu);
-/* The client may have changed guest memory behind our back: compare blocks with their bytes before they are entered again. */
-void engine_revalidate(struct cpu *cpu);
 
 /* Called by tlb.c when an execute entry for the page at gpa is installed. */
 void engine_exec_mapped(struct cpu *cpu, uint64_t gpa);
