@@ -98,7 +98,8 @@ void debug_event_for_client(struct cpu *cpu, const struct event *ev)
 
 static _Noreturn void raise_debug(struct cpu *cpu, uint64_t bits)
 {
-	cpu_raise_event(cpu, (struct event){ .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true, .payload = bits });
+	cpu_raise_event(cpu, (struct event){ .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
+	                                     .payload = bits & (0xf | DR6_BD | DR6_BS | DR6_BT) });
 }
 
 /* DR6 bits of the instruction breakpoints on the present RIP. */

@@ -143,7 +143,7 @@ static void merge_nested(struct cpu *cpu, struct event *ev)
 
 static void load_payload(struct cpu *cpu, struct event *ev)
 {
-	if (!ev->has_payload || ev->type != EVENT_HW_EXCEPTION)
+	if (!ev->has_payload || (ev->type != EVENT_HW_EXCEPTION && ev->type != EVENT_PRIV_SW_EXCEPTION))
 		return;
 	if (ev->vector == VEC_PF)
 		cpu->cr2 = ev->payload;

@@ -293,5 +293,10 @@ void rule_into(struct cpu *cpu, const struct insn *insn)
 
 void rule_int1(struct cpu *cpu, const struct insn *insn)
 {
-	raise_software(cpu, insn, EVENT_PRIV_SW_EXCEPTION, VEC_DB);
+	uint64_t pending = cpu->pending_debug;
+
+	/* Traps that MOV SS has held back go with this #DB. */
+	cpu->pending_debug = 0;
+	cpu_raise_event(cpu, (struct event){ .type = EVENT_PRIV_SW_EXCEPTION, .vector = VEC_DB, .insn_len = insn->len,
+	                                     .has_payload = pending, .payload = pending & (0xf | DR6_BS) });
 }

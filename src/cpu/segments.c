@@ -213,6 +213,6 @@ void segments_drop_privileged(struct cpu *cpu)
 		bool conforming = segment_is_code(s) && segment_is_conforming(s);
 
 		if (!s->unusable && !conforming && s->dpl < cpu->cpl)
-			*s = segment_null(0);
+			*s = (struct segment){ .base = s->base, .unusable = 1 };      /* bases of FS and GS live on */
 	}
 }

@@ -38,7 +38,7 @@ void rule_sysret(struct cpu *cpu, const struct insn *insn)
 {
 	const uint64_t flags = RFLAGS_VALID & ~(uint64_t)(RFLAGS_RF | RFLAGS_VM);
 	uint16_t base = cpu->msr.star >> 48;
-	bool wide = insn->rex & 8;
+	bool wide = insn->rex & 8, stepping = cpu->mode & MODE_STEP;
 	uint64_t rip = wide ? cpu->gpr[REG_RCX] : cpu->gpr[REG_RCX] & 0xffffffff;
 
 	if (!cpu_code64(cpu) || !(cpu->efer & EFER_SCE))
@@ -46,6 +46,12 @@ void rule_sysret(struct cpu *cpu, const struct insn *insn)
 	if (cpu->cpl != 0 || (wide && !cpu_canonical(cpu, rip)))
 		cpu_raise_gp(cpu);
 	enter_flat(cpu, (base + (wide ? 16 : 0)) | 3, (base + 8) | 3, 3, wide, rip, cpu->gpr[REG_R11] & flags);
+	/* A TF that this instruction sets traps right after it, unlike POPF's. */
+	if (stepping)
+		cpu->tf_at_start = cpu->rflags & RFLAGS_TF;
+	else if (cpu->rflags & RFLAGS_TF)
+		cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
+		                             .payload = DR6_BS };
 }
 
 void rule_sysenter(struct cpu *cpu, const struct insn *insn)

@@ -102,6 +102,9 @@ void rule_hlt(struct cpu *cpu, const struct insn *insn)
 	cpu->rip = cpu->next_rip;
 	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
 	cpu->activity = ACTIVITY_HLT;
+	/* A trap that is due after HLT itself finds the processor halted, and wakes it. */
+	if (cpu->mode & MODE_STEP)
+		cpu_debug_trap(cpu);
 	cpu->rf_at_start = false;
 	cpu_leave(cpu, CPU_EXIT_HLT);
 }

@@ -388,6 +388,88 @@ static void test_breakpoints(void)
 	guest_destroy(&g);
 }
 
+/* SYSRET that sets TF traps at once, not one instruction later. */
+GUEST_ASM(sysret_step, 64,
+	"mov $0x40, %ax\n ltr %ax\n mov $0xc0000080, %ecx\n rdmsr\n or $1, %eax\n wrmsr\n"
+	"mov $0xc0000081, %ecx\n xor %eax, %eax\n mov $0x200018, %edx\n wrmsr\n"
+	"lea ss_user(%rip), %rcx\n mov %rcx, %rbx\n mov $0x102, %r11d\n sysretq\n ss_user: nop\n nop\n"
+	".org sysret_step_start + 0x100\n mov (%rsp), %rdi\n mov %dr6, %rsi\n hlt\n");
+
+static void test_sysret_step(void)
+{
+	struct guest g;
+	struct kvm_regs r;
+
+	start(&g, sysret_step, GUEST_LONG);
+	gate64(&g, 1, GUEST_CODE + 0x100, 0, 0, false);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	r = guest_regs(&g, 0);
+	check_equal(r.rdi, r.rbx);
+	check_equal(r.rsi, 0xffff4ff0);
+	guest_destroy(&g);
+}
+
+/* The trap of a HLT that is stepped finds the processor halted and wakes it. */
+GUEST_ASM(halt_step, 64,
+	"mov $0x40, %ax\n ltr %ax\n xor %ebx, %ebx\n pushfq\n orq $0x100, (%rsp)\n popfq\n hlt\n hs_next: lea hs_next(%rip), %rbp\n hlt\n"
+	".org halt_step_start + 0x100\n inc %ebx\n mov (%rsp), %rdi\n andq $~0x100, 16(%rsp)\n iretq\n");
+
+static void test_halt_step(void)
+{
+	struct guest g;
+	struct kvm_regs r;
+
+	start(&g, halt_step, GUEST_LONG);
+	gate64(&g, 1, GUEST_CODE + 0x100, 0, 0, false);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	r = guest_regs(&g, 0);
+	check_equal(r.rbx, 1);
+	check_equal(r.rdi, r.rbp);
+	guest_destroy(&g);
+}
+
+/* A data breakpoint that MOV SS holds back goes with the #DB of an INT1 behind it: one #DB, not two. */
+GUEST_ASM(held_back, 64,
+	"mov $0x40, %ax\n ltr %ax\n xor %ebx, %ebx\n movl $16, 0x3f00\n mov $0x3f00, %eax\n mov %rax, %dr0\n"
+	"mov $0xf0402, %eax\n mov %rax, %dr7\n mov 0x3f00, %ss\n .byte 0xf1\n hb_next: lea hb_next(%rip), %rbp\n hlt\n"
+	".org held_back_start + 0x100\n inc %ebx\n mov (%rsp), %rdi\n mov %dr6, %rsi\n iretq\n");
+
+static void test_held_back(void)
+{
+	struct guest g;
+	struct kvm_regs r;
+
+	start(&g, held_back, GUEST_LONG);
+	gate64(&g, 1, GUEST_CODE + 0x100, 0, 0, false);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	r = guest_regs(&g, 0);
+	check_equal(r.rbx, 1);
+	check_equal(r.rsi & 0xf, 1);
+	check_equal(r.rdi, r.rbp);
+	guest_destroy(&g);
+}
+
+/* IRET to ring 3 takes a ring-0 GS away, but leaves its base. */
+GUEST_ASM(gs_base, 64,
+	"mov $0x40, %ax\n ltr %ax\n mov $16, %eax\n mov %eax, %gs\n mov $0xc0000101, %ecx\n mov $0x12345, %eax\n xor %edx, %edx\n wrmsr\n"
+	"push $0x2b\n push $0x4000\n push $0x2\n push $0x33\n lea gb_user(%rip), %rax\n push %rax\n iretq\n"
+	"gb_user: mov %gs, %ebx\n int $0x80\n"
+	".org gs_base_start + 0x100\n mov $0xc0000101, %ecx\n rdmsr\n hlt\n");
+
+static void test_gs_base(void)
+{
+	struct guest g;
+	struct kvm_regs r;
+
+	start(&g, gs_base, GUEST_LONG);
+	gate64(&g, 0x80, GUEST_CODE + 0x100, 3, 0, false);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	r = guest_regs(&g, 0);
+	check_equal(r.rbx, 0);
+	check_equal(r.rax, 0x12345);
+	guest_destroy(&g);
+}
+
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "SYSCALL and SYSRET", test_syscall },
 	{ "IRET to ring 3, interrupts from it", test_iret64 },
@@ -399,6 +481,10 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "task switches", test_tasks },
 	{ "single steps", test_step },
 	{ "breakpoints", test_breakpoints },
+	{ "SYSRET that sets TF", test_sysret_step },
+	{ "HLT under single step", test_halt_step },
+	{ "breakpoint held back to INT1", test_held_back },
+	{ "GS base across rings", test_gs_base },
 };
 
 int main(void)
