@@ -156,6 +156,9 @@ static bool string_begin(struct cpu *cpu, const struct insn *insn, struct string
 	s->items = s->count < room ? s->count : room;
 	if (!s->items || (cpu->rflags & RFLAGS_DF) || (cpu->mode & (MODE_STEP | MODE_WATCH)))
 		s->items = 1;
+	/* A device takes and gives one item at a time. */
+	if (s->items > 1 && !ram_find(cpu, s->addr, in ? ACCESS_WRITE : ACCESS_READ).host)
+		s->items = 1;
 	return true;
 }
 

@@ -82,6 +82,30 @@ static void test_string_io(void)
 	guest_destroy(&g);
 }
 
+/* From a port into a device: the client hears of both, an item at a time. */
+GUEST_ASM(string_device, 64, "mov $0x10000000, %edi\n mov $3, %ecx\n mov $0x1f0, %edx\n cld\n rep insb\n hlt");
+
+static void test_string_device(void)
+{
+	struct guest g;
+	struct kvm_run *run;
+
+	guest_create(&g, false);
+	run = g.run[0];
+	guest_load(&g, string_device);
+	guest_mode(&g, 0, GUEST_LONG);
+	for (unsigned i = 0; i < 3; i++) {
+		check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+		check_equal(run->io.count, 1);
+		*((uint8_t *)run + run->io.data_offset) = 0x40 + i;
+		check_equal(guest_run(&g, 0), KVM_EXIT_MMIO);
+		check(run->mmio.is_write && run->mmio.phys_addr == 0x10000000 + i && run->mmio.data[0] == 0x40 + i);
+	}
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	check_equal(guest_regs(&g, 0).rdi, 0x10000003);
+	guest_destroy(&g);
+}
+
 GUEST_ASM(mmio, 64,
 	"mov $0x10000000, %rbx\n movl $0x11223344, (%rbx)\n mov 8(%rbx), %rax\n"
 	"addw $1, 16(%rbx)\n movdqu 32(%rbx), %xmm0\n movq %xmm0, %rcx\n hlt");
@@ -223,6 +247,7 @@ static void test_self_modifying(void)
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "real mode, port I/O", test_real_io },
 	{ "string I/O", test_string_io },
+	{ "string I/O into a device", test_string_device },
 	{ "MMIO", test_mmio },
 	{ "completion of I/O", test_completion },
 	{ "page fault", test_page_fault },
