@@ -57,7 +57,7 @@ int irqchip_ack(struct irqchip *c, unsigned vcpu);
 bool lapic_accepts_extint(struct irqchip *c, unsigned vcpu);
 /* LAPIC only, PIC left out (posted interrupts and VMX's acknowledge use irqchip_*). */
 /* Takes what has arrived: bits LAPIC_NMI etc.; each is reported once. *sipi_vector valid with LAPIC_SIPI. */
-enum { LAPIC_NMI = 1, LAPIC_INIT = 2, LAPIC_SIPI = 4, LAPIC_SMI = 8 };
+enum { LAPIC_NMI = 1, LAPIC_INIT = 2, LAPIC_SIPI = 4, LAPIC_SMI = 8, LAPIC_NMI_AGAIN = 16 };
 unsigned lapic_events_take(struct irqchip *c, unsigned vcpu, uint8_t *sipi_vector);
 unsigned lapic_events_peek(struct irqchip *c, unsigned vcpu);
 int lapic_get(struct irqchip *c, unsigned vcpu, struct kvm_lapic_state *s);

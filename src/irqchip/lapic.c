@@ -186,7 +186,7 @@ int lapic_accept(struct lapic *l, const struct message *m)
 		event_post(l, LAPIC_SMI, 0);
 		return 1;
 	case DM_NMI:
-		event_post(l, LAPIC_NMI, 0);
+		event_post(l, l->events & LAPIC_NMI ? LAPIC_NMI_AGAIN : LAPIC_NMI, 0);
 		return 1;
 	case DM_INIT:
 		if (m->level && m->deassert)

@@ -8,6 +8,41 @@
 #include "kvm/vcpu.h"
 #include "x86/vmx.h"
 
+/* ---- NMIs ---- */
+
+/* One that is being delivered and one that waits for its IRET: more melt into these. */
+static void nmi_queue(struct vcpu *v)
+{
+	unsigned n = atomic_load(&v->nmis_queued);
+
+	while (n < 2 && !atomic_compare_exchange_weak(&v->nmis_queued, &n, n + 1))
+		;
+}
+
+static void nmi_dequeue(struct vcpu *v)
+{
+	unsigned n = atomic_load(&v->nmis_queued);
+
+	while (n && !atomic_compare_exchange_weak(&v->nmis_queued, &n, n - 1))
+		;
+}
+
+/* While NMIs are blocked only one can wait. */
+static void nmi_merge(struct vcpu *v)
+{
+	unsigned two = 2;
+	bool blocked = v->cpu->nmi_blocked || v->cpu->shadow & SHADOW_NMI;
+
+	if (blocked || (v->cpu->event.valid && v->cpu->event.type == EVENT_NMI))
+		atomic_compare_exchange_strong(&v->nmis_queued, &two, 1);
+}
+
+void vcpu_post_nmi(struct vcpu *v)
+{
+	nmi_queue(v);
+	vcpu_kick(v);
+}
+
 /* ---- INIT and SIPI ---- */
 
 static void init_accept(struct vcpu *v)
@@ -56,7 +91,9 @@ void events_accept(struct vcpu *v)
 		return;
 	events = lapic_events_take(v->vm->irqchip, v->id, &vector);
 	if (events & LAPIC_NMI)
-		atomic_store(&v->nmi_queued, true);
+		nmi_queue(v);
+	if (events & LAPIC_NMI_AGAIN)
+		nmi_queue(v);
 	if (events & LAPIC_INIT)
 		v->init_pending = true;
 	if (events & LAPIC_SIPI) {
@@ -152,13 +189,16 @@ static void inject_nmi(struct vcpu *v)
 {
 	struct cpu *cpu = v->cpu;
 
-	if (!atomic_load(&v->nmi_queued))
+	nmi_merge(v);
+	if (!atomic_load(&v->nmis_queued))
 		return;
 	if (!cpu_nmi_allowed(cpu) || (vmx_in_l2(v->vmx) && (cpu->ctl->pin & PIN_NMI))) {
 		cpu->want |= WANT_NMI;
 		return;
 	}
-	atomic_store(&v->nmi_queued, false);
+	nmi_dequeue(v);
+	if (atomic_load(&v->nmis_queued))
+		cpu->want |= WANT_NMI;
 	cpu->event = (struct event){ .valid = true, .type = EVENT_NMI, .vector = VEC_NMI };
 	trace(irq, "vCPU %u: NMI", v->id);
 }
@@ -168,10 +208,10 @@ static void inject_nmi(struct vcpu *v)
 static void l2_events(struct vcpu *v)
 {
 	bool nmi_taken = false;
-	bool exited = vmx_check_events(v->vmx, atomic_load(&v->nmi_queued), &nmi_taken, v->init_pending);
+	bool exited = vmx_check_events(v->vmx, atomic_load(&v->nmis_queued), &nmi_taken, v->init_pending);
 
 	if (nmi_taken)
-		atomic_store(&v->nmi_queued, false);
+		nmi_dequeue(v);
 	if (exited)
 		v->init_pending = false;         /* INIT comes before all other events, so that was it */
 }

@@ -6,6 +6,7 @@
  * allocates, no lock is held on return.
  */
 #include "kvm/vcpu.h"
+#include "x86/features.h"
 
 /* Interrupt state may have changed by what the guest itself did: look before the next block. */
 static void recheck(struct vcpu *v)
@@ -145,6 +146,8 @@ uint64_t vcpu_apic_base(struct vcpu *v)
 int vcpu_apic_base_set(struct vcpu *v, uint64_t value, bool host)
 {
 	if (value & v->cpu->reserved_pa || value & 0x2ff || (value & 0xc00) == 0x400)
+		return 1;
+	if (!host && value & 0x400 && !cpu_has(v->cpu, FEATURE_X2APIC))
 		return 1;
 	if (lapic_in_kernel(v))
 		return lapic_base_set(v->vm->irqchip, v->id, value, host);

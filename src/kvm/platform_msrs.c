@@ -269,6 +269,15 @@ static int constant_write(const struct vcpu *v, const struct constant *c, uint64
 	return c->writable || v->host_access || (value == c->value && c->index == 0x140) ? 0 : MSR_FAIL;
 }
 
+/* Nothing to predict or flush here. The client may write them without the feature. */
+static int command_write(const struct vcpu *v, uint32_t index, uint64_t value)
+{
+	bool predict = cpu_has(v->cpu, FEATURE_SPEC_CTRL) || cpu_has(v->cpu, FEATURE_AMD_IBPB);
+	bool offered = index == MSR_PRED_CMD ? predict : cpu_has(v->cpu, FEATURE_FLUSH_L1D);
+
+	return (offered || v->host_access) && !(value & ~1ull) ? 0 : MSR_FAIL;
+}
+
 int platform_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
 {
 	const struct constant *c = constant_find(index);
@@ -287,8 +296,8 @@ int platform_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
 		*m = value;
 		return 0;
 	}
-	if (index == MSR_PRED_CMD || index == MSR_FLUSH_CMD)     /* commands: nothing to predict or flush here */
-		return value & ~1ull ? MSR_FAIL : 0;
+	if (index == MSR_PRED_CMD || index == MSR_FLUSH_CMD)
+		return command_write(v, index, value);
 	r = apic_write(v, index, value);
 	if (r == MSR_UNKNOWN)
 		r = mce_write(v, index, value);

@@ -77,7 +77,7 @@ int pv_msr_read(struct vcpu *v, uint32_t index, uint64_t *value)
 {
 	switch (index) {
 	case PV_WALL_CLOCK: case PV_WALL_CLOCK_OLD:
-		*value = v->pv.wall_clock;
+		*value = v->vm->wall_clock;
 		return 0;
 	case PV_SYSTEM_TIME: case PV_SYSTEM_TIME_OLD:
 		*value = v->pv.system_time;
@@ -123,7 +123,7 @@ int pv_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
 {
 	switch (index) {
 	case PV_WALL_CLOCK: case PV_WALL_CLOCK_OLD:
-		v->pv.wall_clock = value;
+		v->vm->wall_clock = value;
 		if (!v->host_access)
 			wall_clock_write(v, value);
 		return 0;
@@ -183,8 +183,7 @@ static int64_t send_ipi(struct vcpu *v, uint64_t low, uint64_t high, uint64_t ba
 		if (!(map >> i & 1) || id >= ARRAY_SIZE(v->vm->by_id) || !v->vm->by_id[id])
 			continue;
 		if ((icr & 0x700) == 0x400) {
-			atomic_store(&v->vm->by_id[id]->nmi_queued, true);
-			vcpu_kick(v->vm->by_id[id]);
+			vcpu_post_nmi(v->vm->by_id[id]);
 		} else if (!(icr & 0x700)) {
 			lapic_post_vector(v->vm->irqchip, id, icr & 0xff);
 		}

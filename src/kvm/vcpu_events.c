@@ -80,7 +80,7 @@ long kvm_vcpu_get_events(struct vcpu *v, struct kvm_vcpu_events *out)
 	get_exception(v, out);
 	get_interrupt(v, out);
 	out->nmi.injected = e->valid && e->type == EVENT_NMI;
-	out->nmi.pending = atomic_load(&v->nmi_queued);
+	out->nmi.pending = atomic_load(&v->nmis_queued);
 	out->nmi.masked = nmi_masked(v->cpu);
 	out->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (v->vm->enabled_caps & VM_EXCEPTION_PAYLOAD)
@@ -161,7 +161,7 @@ long kvm_vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *in)
 		cpu->shadow |= in->interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_MOV_SS : 0;
 	}
 	if (in->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
-		atomic_store(&v->nmi_queued, in->nmi.pending);
+		atomic_store(&v->nmis_queued, in->nmi.pending < 2 ? in->nmi.pending : 2);
 	nmi_mask(cpu, in->nmi.masked);
 	if (in->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR && lapic_in_kernel(v))
 		v->sipi_vector = in->sipi_vector;
@@ -216,8 +216,7 @@ long kvm_vcpu_interrupt(struct vcpu *v, const struct kvm_interrupt *i)
 
 long kvm_vcpu_nmi(struct vcpu *v)
 {
-	atomic_store(&v->nmi_queued, true);
-	vcpu_kick(v);
+	vcpu_post_nmi(v);
 	return 0;
 }
 

@@ -22,11 +22,12 @@ struct vcpu {
 	_Atomic uint32_t mp_state;       /* KVM_MP_STATE_* */
 	_Atomic uint32_t wake;           /* futex: bumped by every kick while halted */
 	_Atomic uint32_t requests;       /* REQ_* posted by other threads */
-	_Atomic bool nmi_queued, smi_queued;
+	_Atomic bool smi_queued;
+	_Atomic unsigned nmis_queued;    /* at most 2: one in service, so to say, and one behind it */
 	bool ran;                        /* KVM_RUN was called: CPUID is frozen */
 	int user_interrupt;              /* KVM_INTERRUPT vector waiting, or -1 */
 	uint64_t sigmask; bool sigmask_set;
-	struct { uint64_t system_time, wall_clock, steal_time, pv_eoi, poll_control, async_pf; } pv;
+	struct { uint64_t system_time, steal_time, pv_eoi, poll_control, async_pf; } pv;
 	struct { uint64_t mcg_cap, mcg_status, mcg_ctl, banks[32][4]; } mce;
 	uint64_t mtrr_deftype, mtrr_fixed[11], mtrr_var[16];
 	uint64_t arch_capabilities, ucode_rev, perf_capabilities;
@@ -89,6 +90,7 @@ struct vm {
 	unsigned long nr_mmu_pages;
 	struct kvmclock_base clock;
 	struct lock clock_lock;
+	_Atomic uint64_t wall_clock;     /* the PV MSR that all vCPUs share */
 	struct tsc_sync { struct lock lock; uint64_t ns, value; int64_t offset; bool valid; } tsc_sync;   /* last write of a TSC */
 	struct timers *timers;           /* timers.c's */
 	_Atomic bool exclusive;          /* one vCPU wants to be, or is, the only one in the engine */
@@ -113,6 +115,7 @@ int vcpu_create(struct vm *vm, unsigned id);                  /* descriptor or -
 void vcpu_free(struct vcpu *v);
 void vcpu_kick(struct vcpu *v);                               /* poll word and wake futex; from any thread */
 void vcpu_request(struct vcpu *v, uint32_t req);              /* sets the bits, then kicks */
+void vcpu_post_nmi(struct vcpu *v);                           /* from any thread */
 uint64_t vcpu_l1_tsc(struct vcpu *v);                         /* guest TSC of L1, now */
 
 /* ---- the VM half (vm.c, irq.c, eventfd.c, msr_filter.c, clock.c) ---- */

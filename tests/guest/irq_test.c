@@ -40,6 +40,52 @@ static void test_window(void)
 	guest_destroy(&g);
 }
 
+/* ---- NMIs: one in service and one behind it; a third melts into them ---- */
+
+GUEST_ASM(nmis, 64, "xor %ebx, %ebx\n nop\n nop\n hlt\n .org nmis_start + 0x100\n inc %ebx\n iretq");
+
+static void test_nmis(void)
+{
+	struct guest g;
+	struct kvm_vcpu_events e;
+
+	guest_create(&g, false);
+	guest_load(&g, nmis);
+	guest_mode(&g, 0, GUEST_LONG);
+	idt_gate(&g, 2, GUEST_CODE + 0x100);
+	guest_set_regs(&g, 0, &(struct kvm_regs){ .rip = GUEST_CODE + 2, .rsp = GUEST_STACK, .rflags = 2 });
+	for (unsigned i = 0; i < 3; i++)
+		guest_ioctl(g.vcpu[0], KVM_NMI, NULL);
+	guest_ioctl(g.vcpu[0], KVM_GET_VCPU_EVENTS, &e);
+	check_equal(e.nmi.pending, 2);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	check_equal(guest_regs(&g, 0).rbx, 2);
+	guest_destroy(&g);
+}
+
+/* ---- MSRs that the guest's CPUID does not have ---- */
+
+GUEST_ASM(no_feature, 64,
+	"xor %ebx, %ebx\n mov $0x10b, %ecx\n xor %eax, %eax\n xor %edx, %edx\n wrmsr\n mov $0x49, %ecx\n wrmsr\n"
+	"mov $0x1b, %ecx\n rdmsr\n or $0x400, %eax\n wrmsr\n out %al, $0x13\n"
+	".org no_feature_start + 0x100\n inc %ebx\n add $8, %rsp\n addq $2, (%rsp)\n iretq");
+
+static void test_no_feature(void)
+{
+	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[1]; } c = { .head.nent = 1, .e[0] = { .function = 0x80000001,
+		.edx = 1 << 29 } };
+	struct guest g;
+
+	guest_create(&g, true);
+	guest_load(&g, no_feature);
+	guest_mode(&g, 0, GUEST_LONG);
+	guest_ioctl(g.vcpu[0], KVM_SET_CPUID2, &c);
+	idt_gate(&g, 13, GUEST_CODE + 0x100);
+	check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+	check_equal(guest_regs(&g, 0).rbx, 3);
+	guest_destroy(&g);
+}
+
 /* ---- LAPIC ---- */
 
 /* xAPIC: enable, one-shot timer with vector 0x50, wait in HLT; three times; then tell the client. */
@@ -127,6 +173,8 @@ static void test_smp(void)
 
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "interrupt window and KVM_INTERRUPT", test_window },
+	{ "NMIs that wait", test_nmis },
+	{ "MSRs without their feature", test_no_feature },
 	{ "LAPIC timer and HLT", test_lapic_timer },
 	{ "INIT, SIPI, cross-modified code", test_smp },
 };
