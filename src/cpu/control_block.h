@@ -4,8 +4,8 @@
  * processor runs under exactly one and knows nothing of nesting. vmx/merge.c
  * fills vmcs02's at VM entry; vmcs01's has every control clear.
  *
- * Controls have the VMX bit positions (x86/vmx.h). Bitmaps are snapshots
- * taken at VM entry, so nothing guest-resident is read twice.
+ * Controls have the VMX bit positions (x86/vmx.h). Bitmaps are read where L1
+ * keeps them, bit by bit, so that what is written to one counts at once.
  */
 #ifndef ANYKVM_CONTROL_BLOCK_H
 #define ANYKVM_CONTROL_BLOCK_H
@@ -27,9 +27,9 @@ struct control_block {
 	uint64_t vapic_gpa, apic_access_gpa;     /* L1-physical; ~0 when off */
 	uint8_t *vapic;                          /* host address of the virtual-APIC page, NULL when off */
 	uint64_t xss_exit_bitmap;
-	uint8_t msr_bitmap[4096];                /* valid if primary has MSR bitmaps */
-	uint8_t io_bitmap[8192];                 /* A then B; valid if primary has I/O bitmaps */
-	uint8_t vmread_bitmap[4096], vmwrite_bitmap[4096];
+	/* Host addresses of pages; valid if the control that uses them is on. */
+	const uint8_t *msr_bitmap, *io_bitmap[2];        /* I/O: A, then B */
+	const uint8_t *vmread_bitmap, *vmwrite_bitmap;
 	uint64_t cr0_fixed_ignore;               /* CR0 bits that unrestricted guest frees (PE, PG), else 0 */
 	bool in_vmx_root_or_non_root;            /* VMX operation: CR0/CR4 fixed bits apply to MOV CR */
 	uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;

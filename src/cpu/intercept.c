@@ -37,6 +37,11 @@ void intercept_descriptor_table(struct cpu *cpu, const struct insn *insn, uint32
 	cpu_vmexit(cpu, reason, insn->mem ? (uint64_t)insn->disp : 0);
 }
 
+static bool io_bitmap_bit(const struct control_block *ctl, uint16_t port)
+{
+	return ctl->io_bitmap[port >> 15][(port & 0x7fff) >> 3] >> (port & 7) & 1;
+}
+
 static bool bitmap_bit(const uint8_t *map, uint32_t bit)
 {
 	return map[bit >> 3] >> (bit & 7) & 1;
@@ -52,7 +57,7 @@ void intercept_io(struct cpu *cpu, uint16_t port, unsigned size, uint64_t qualif
 	if (ctl->primary & PRIMARY_IO_BITMAPS) {
 		hit = port + size > 0x10000;     /* wraps around the port space */
 		for (unsigned i = 0; i < size; i++)
-			hit |= bitmap_bit(ctl->io_bitmap, (uint16_t)(port + i));
+			hit |= io_bitmap_bit(ctl, port + i);
 	} else {
 		hit = ctl->primary & PRIMARY_UNCOND_IO;
 	}

@@ -70,10 +70,8 @@ bool vmx_check_address_space_size(const struct vmx_vcpu *v, const struct vmcs12 
 
 /* vmcs12's controls into vmcs02 (merge.c). */
 void vmx_merge(struct vmx_vcpu *v);
-/* What they name by address. false: there was no memory somewhere; vmcs02 is usable all the same. */
-bool vmx_merge_pages(struct vmx_vcpu *v);
-/* Looks the virtual-APIC page up; again whenever slots have changed. */
-bool vmx_map_vapic(struct vmx_vcpu *v);
+/* The pages that they name, looked up; again whenever slots have changed. false: no memory for the virtual-APIC page. */
+bool vmx_map_pages(struct vmx_vcpu *v);
 
 /* MSR lists (msr_lists.c). 0, or the number (from 1) of the entry that failed. */
 uint32_t vmx_msr_list_load(struct vmx_vcpu *v, uint64_t addr, uint32_t count);

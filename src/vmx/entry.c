@@ -183,7 +183,7 @@ static enum vmx_entry_outcome enter_checked(struct vmx_vcpu *v, bool launch)
 	if (uses_shadow_vmcs(vmcs) && !vmx_shadow_load(v))
 		return vmx_entry_failure(v, EXIT_INVALID_GUEST_STATE, 4);
 	vmx_merge(v);
-	vmx_merge_pages(v);
+	vmx_map_pages(v);
 	load_guest_state(v, pdpte);
 	v->mtf_pending = v->run_pending = v->pages_pending = false;
 	enter_l2(v);
@@ -235,5 +235,5 @@ bool vmx_resume_pages(struct vmx_vcpu *v)
 	if (v->run_pending)
 		inject(v);
 	v->run_pending = false;
-	return vmx_merge_pages(v);
+	return vmx_map_pages(v);
 }

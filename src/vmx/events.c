@@ -144,8 +144,8 @@ static void follow_memory(struct vmx_vcpu *v)
 {
 	if (v->pages_pending)
 		vmx_resume_pages(v);
-	else if (v->vmcs02.vapic && v->mapped_generation != mem_generation(v->cpu->mem))
-		vmx_map_vapic(v);
+	else if (v->mapped_generation != mem_generation(v->cpu->mem))
+		vmx_map_pages(v);
 }
 
 /* Exits that outrank NMIs and interrupts. */

@@ -75,7 +75,7 @@ struct vmx_vcpu {
 	bool timer_active;
 	uint64_t timer_deadline;
 	bool pages_pending;              /* vmx_resume_l2(): pages that vmcs12 names are still to be looked up at KVM_RUN */
-	uint64_t mapped_generation;      /* mem_generation() when vmcs02's virtual-APIC page was looked up */
+	uint64_t mapped_generation;      /* mem_generation() when vmcs02's pages were looked up */
 	uint8_t no_page[PAGE_SIZE_4K];   /* stands in for a virtual-APIC page where L1 has no memory */
 
 	bool l1_nmi_blocked;             /* before VM entry; a failed entry goes back to it */

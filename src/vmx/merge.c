@@ -2,8 +2,8 @@
  * vmcs12's controls become vmcs02, the control block that the processor runs
  * L2 under. Controls that are not in use become neutral values, so that the
  * processor need not look at the control that enables them. What lies at
- * guest-physical addresses (bitmaps, the virtual-APIC page) is copied or looked
- * up here, once per VM entry.
+ * guest-physical addresses (bitmaps, the virtual-APIC page) is looked up
+ * here, once per VM entry and again when memory slots have changed.
  *
  * L0 adds no intercept of its own: a VM exit under vmcs02 is always L1's.
  */
@@ -64,49 +64,57 @@ void vmx_merge(struct vmx_vcpu *v)
 	merge_fixed_bits(ctl, &v->caps);
 }
 
-/* A bitmap page. Without memory it reads as all ones: everything exits. */
-static bool snapshot(struct vmx_vcpu *v, uint8_t *to, uint64_t gpa)
+/* A page that vmcs12 names is used where it lies. NULL: no memory there that L1 could write. */
+static uint8_t *page_host(struct vmx_vcpu *v, uint64_t gpa)
 {
-	if (mem_read(v->cpu->mem, gpa, to, PAGE_SIZE_4K))
-		return true;
-	memset(to, 0xff, PAGE_SIZE_4K);
+	const struct mem_slot *slot = mem_slot_find(v->cpu->mem, gpa);
+
+	return slot && !(slot->flags & MEM_SLOT_READONLY) ? mem_slot_host(slot, gpa) : NULL;
+}
+
+/* Without memory a bitmap is all ones: everything exits. */
+static const uint8_t *bitmap_host(struct vmx_vcpu *v, uint64_t gpa)
+{
+	static const uint8_t ones[PAGE_SIZE_4K] = { [0 ... PAGE_SIZE_4K - 1] = 0xff };
+	const struct mem_slot *slot = mem_slot_find(v->cpu->mem, gpa);
+
+	if (slot)
+		return mem_slot_host(slot, gpa);
 	trace(vmx, "no memory for the bitmap at %#llx", (unsigned long long)gpa);
-	return false;
+	return ones;
 }
 
-/* The virtual-APIC page is used where it lies. Without memory there L2 gets a page of its own that nobody sees. */
-bool vmx_map_vapic(struct vmx_vcpu *v)
-{
-	struct control_block *ctl = &v->vmcs02;
-	struct mem *mem = v->cpu->mem;
-
-	ctl->vapic = NULL;
-	if (ctl->vapic_gpa == UINT64_MAX)
-		return true;
-	mem_read_lock(mem);
-	const struct mem_slot *slot = mem_slot_find(mem, ctl->vapic_gpa);
-	bool found = slot && !(slot->flags & MEM_SLOT_READONLY);
-	ctl->vapic = found ? mem_slot_host(slot, ctl->vapic_gpa) : v->no_page;
-	v->mapped_generation = mem_generation(mem);
-	mem_read_unlock(mem);
-	return found;
-}
-
-bool vmx_merge_pages(struct vmx_vcpu *v)
+static void map_bitmaps(struct vmx_vcpu *v)
 {
 	const struct vmcs12 *vmcs = &v->vmcs12;
 	struct control_block *ctl = &v->vmcs02;
-	bool ok = true;
 
 	if (ctl->primary & PRIMARY_MSR_BITMAPS)
-		ok &= snapshot(v, ctl->msr_bitmap, vmcs->msr_bitmap);
+		ctl->msr_bitmap = bitmap_host(v, vmcs->msr_bitmap);
 	if (ctl->primary & PRIMARY_IO_BITMAPS) {
-		ok &= snapshot(v, ctl->io_bitmap, vmcs->io_bitmap_a);
-		ok &= snapshot(v, ctl->io_bitmap + PAGE_SIZE_4K, vmcs->io_bitmap_b);
+		ctl->io_bitmap[0] = bitmap_host(v, vmcs->io_bitmap_a);
+		ctl->io_bitmap[1] = bitmap_host(v, vmcs->io_bitmap_b);
 	}
 	if (ctl->secondary & SECONDARY_SHADOW_VMCS) {
-		ok &= snapshot(v, ctl->vmread_bitmap, vmcs->vmread_bitmap);
-		ok &= snapshot(v, ctl->vmwrite_bitmap, vmcs->vmwrite_bitmap);
+		ctl->vmread_bitmap = bitmap_host(v, vmcs->vmread_bitmap);
+		ctl->vmwrite_bitmap = bitmap_host(v, vmcs->vmwrite_bitmap);
 	}
-	return vmx_map_vapic(v) && ok;
+}
+
+/* Without memory for the virtual-APIC page L2 gets one of its own that nobody sees. */
+bool vmx_map_pages(struct vmx_vcpu *v)
+{
+	struct control_block *ctl = &v->vmcs02;
+	struct mem *mem = v->cpu->mem;
+	uint8_t *vapic = NULL;
+	bool uses_vapic = ctl->vapic_gpa != UINT64_MAX;
+
+	mem_read_lock(mem);
+	map_bitmaps(v);
+	if (uses_vapic)
+		vapic = page_host(v, ctl->vapic_gpa);
+	ctl->vapic = vapic || !uses_vapic ? vapic : v->no_page;
+	v->mapped_generation = mem_generation(mem);
+	mem_read_unlock(mem);
+	return vapic || !uses_vapic;
 }

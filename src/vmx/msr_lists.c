@@ -10,7 +10,7 @@
 struct msr_entry { uint32_t index, reserved; uint64_t value; };
 _Static_assert(sizeof(struct msr_entry) == 16, "layout of the lists");
 
-enum { MSR_SMM_MONITOR_CTL = 0x9b, MSR_BIOS_UPDATE = 0x79, MSR_BIOS_SIGN = 0x8b, MSR_SMBASE = 0x9e };
+enum { MSR_TSC = 0x10, MSR_SMM_MONITOR_CTL = 0x9b, MSR_BIOS_UPDATE = 0x79, MSR_BIOS_SIGN = 0x8b, MSR_SMBASE = 0x9e };
 #define MSR_FS_BASE 0xc0000100u
 #define MSR_GS_BASE 0xc0000101u
 
@@ -44,7 +44,10 @@ static bool store_entry(struct vmx_vcpu *v, struct msr_entry *e)
 {
 	if (!listable(v, e))
 		return false;
-	REQUIRE(msr_read(v->cpu, e->index, &e->value, false) == 0);
+	if (e->index == MSR_TSC)                         /* L1's own, without the offset that L2 sees */
+		e->value = v->ops->l1_tsc(v->cpu);
+	else
+		REQUIRE(msr_read(v->cpu, e->index, &e->value, false) == 0);
 	return true;
 }
 

@@ -267,6 +267,16 @@ static void test_msr_lists(void)
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
 	memcpy(&stored, ram + LIST + 8, 8);
 	EXPECT(stored == 33);
+	/* The TSC is stored without the offset that L2 sees. */
+	put_msr(0, 0x10, 0);
+	vmcs->vm_entry_msr_load_count = 0;
+	tsc = 5000;
+	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED);
+	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
+	memcpy(&stored, ram + LIST + 8, 8);
+	EXPECT(stored == 5000);
+	put_msr(0, 0x101, 11);
+	vmcs->vm_entry_msr_load_count = 2;
 	static const uint64_t refused[] = { 0x1ff, 0xc0000100, 0xc0000101, 0x79, 0x8b, 0x9b, 0x9e, 1ull << 32 | 0x101 };
 	for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
 		put_msr(1, refused[i], 0);
@@ -428,6 +438,8 @@ static void test_tpr_threshold(void)
 	ram[VAPIC + 0x80] = 0x20;
 	vmcs->tpr_threshold = 2;
 	EXPECT(enter() && vcpu.vmcs02.vapic == ram + VAPIC && vcpu.vmcs02.msr_bitmap[5] == 0x77 && !events(false));
+	ram[BITMAP + 6] = 0x88;                                  /* bitmaps are read where they lie */
+	EXPECT(vcpu.vmcs02.msr_bitmap[6] == 0x88);
 	ram[VAPIC + 0x80] = 0x10;
 	EXPECT(exits_with(EXIT_TPR_BELOW_THRESHOLD));
 	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_TPR_BELOW_THRESHOLD));
