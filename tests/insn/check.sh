@@ -1,0 +1,35 @@
+#!/bin/sh
+# Runs the instruction tests under each engine parameter that forces a path; two processes at a time.
+# check.sh INSN-TEST [arguments for all]
+test=$1
+shift
+dir=$(mktemp -d) || exit 2
+trap 'rm -rf "$dir"' EXIT
+
+run() { # parameters, arguments
+	params=$1
+	shift
+	ANYKVM_PARAMS=$params "$test" "$@" >"$dir/$params.out" 2>&1
+	echo "$params: $(tail -n 1 "$dir/$params.out")" >"$dir/$params.end"
+}
+
+pair() { # two of them
+	one=$1 two=$2
+	shift 2
+	run "$one" $extra_one "$@" &
+	run "$two" $extra_two "$@"
+	wait
+}
+
+extra_one= extra_two=
+pair engine.link=1 engine.link=0 --count 10 --sequences 40000 "$@"
+pair engine.block_insns=1 engine.careful=1 --count 6 --sequences 20000 "$@"
+extra_one=--fault-flags
+pair engine.precise_flags=1 engine.tlb_entries=64 --count 6 --sequences 20000 "$@"
+extra_one=
+pair engine.flush_every=7 engine.code_cache_mb=2 --count 3 --sequences 20000 "$@"
+
+grep -h '^\(not ok\|#\|the guest\|signal\)' "$dir"/*.out
+cat "$dir"/*.end
+grep -h ' forms, ' "$dir/engine.link=1.out"
+awk '/ passed, / { p += $(NF - 3); f += $(NF - 1) } !/ passed, / { f++ } END { print p " passed, " f " failed"; exit f > 0 }' "$dir"/*.end
