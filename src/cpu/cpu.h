@@ -147,6 +147,7 @@ struct cpu {
 	void **jump_cache;               /* current context's and mode's */
 	uint64_t spill[8];               /* the translator's */
 	uint64_t slow_addr, branch_rip, slow_result;     /* branch_rip: of the last indirect branch, or 0 */
+	uint64_t window[2];              /* the translator's window registers while C code runs */
 	struct segment seg[SEG_COUNT];
 	uint8_t bounce[2][128] __attribute__((aligned(64)));
 	uint64_t exit_id;

@@ -155,6 +155,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	mark_before_reading(en, host, mode);
 	unit_read(u, host, rip);
 	unit_liveness(u);
+	unit_windows(u);
 	unit_emit(u);
 	b->code_size = u->e.p - en->code;
 	en->code = (uint8_t *)(((uintptr_t)u->e.p + 15) & ~15ull);

@@ -16,7 +16,7 @@ static bool same_page(const struct translation_unit *u, uint64_t rip)
 }
 
 /* The code that an unlinked exit runs. place: the jump that is to be linked. */
-static void put_exit_stub(struct translation_unit *u, uint8_t *place, uint64_t rip)
+static struct block_exit *put_exit_stub(struct translation_unit *u, uint8_t *place, uint64_t rip)
 {
 	struct engine *en = u->engine;
 	struct block_exit *x = meta_alloc(en, sizeof *x);
@@ -27,6 +27,13 @@ static void put_exit_stub(struct translation_unit *u, uint8_t *place, uint64_t r
 	patch_rel32(place, u->e.p);
 	put_store_imm32(&u->e, AT(&u->e, exit_id), id);
 	put_jmp_to(&u->e, en->stub_exit);
+	return x;
+}
+
+/* The same instruction again, in a translation without windows. */
+void put_goto_without_windows(struct translation_unit *u, uint64_t rip)
+{
+	put_exit_stub(u, put_jmp(&u->e), rip)->extra = XMODE_NO_WINDOWS;
 }
 
 /* Through the jump cache, target known: cpu->rip = rip; jump_cache[rip's low bits]. */
@@ -95,8 +102,10 @@ static void put_sp_address(struct translation_unit *u, int base, int delta)
 
 static struct mem_operand put_push_access(struct translation_unit *u, struct xinsn *x)
 {
+	if (x->window[WINDOW_STACK].role)
+		return put_window_access(u, x, WINDOW_STACK, REG_RSP, -8, 8, ACCESS_WRITE);
 	put_sp_address(u, H_R15, -(int)stack_bytes(u));
-	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_WRITE, 0);
+	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_WRITE);
 }
 
 static void put_push_constant(struct translation_unit *u, struct xinsn *x, uint64_t v)
@@ -155,15 +164,17 @@ static void put_push(struct translation_unit *u, struct xinsn *x)
 
 static struct mem_operand put_stack_read(struct translation_unit *u, struct xinsn *x, int base)
 {
-	put_sp_address(u, base, 0);
-	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_READ, 0);
+	if (x->window[WINDOW_STACK].role)
+		return put_window_access(u, x, WINDOW_STACK, base, 0, 8, ACCESS_READ);
+	put_sp_address(u, host_reg(base), 0);
+	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_READ);
 }
 
 static void put_pop(struct translation_unit *u, struct xinsn *x)
 {
 	struct emit *e = &u->e;
 	int g = x->field[FIELD_OPCODE].gpr, h = host_reg(g);
-	struct mem_operand m = put_stack_read(u, x, H_R15);
+	struct mem_operand m = put_stack_read(u, x, REG_RSP);
 	int to = g == REG_RSP || h < 0 ? H_R13 : h;
 	put_load_sized(e, stack_bytes(u), to, m);
 	put_sp_add(u, stack_bytes(u));
@@ -176,7 +187,7 @@ static void put_pop(struct translation_unit *u, struct xinsn *x)
 static void put_leave(struct translation_unit *u, struct xinsn *x)
 {
 	struct emit *e = &u->e;
-	struct mem_operand m = put_stack_read(u, x, H_RBP);
+	struct mem_operand m = put_stack_read(u, x, REG_RBP);
 	put_load_sized(e, stack_bytes(u), H_R13, m);
 	put_op_mem(e, code64(u), 0x8d, H_R15, mem_base(H_RBP, stack_bytes(u)));
 	put_op_reg(e, code64(u), 0x89, H_R13, H_RBP);
@@ -184,7 +195,7 @@ static void put_leave(struct translation_unit *u, struct xinsn *x)
 
 static void put_ret(struct translation_unit *u, struct xinsn *x)
 {
-	struct mem_operand m = put_stack_read(u, x, H_R15);
+	struct mem_operand m = put_stack_read(u, x, REG_RSP);
 	put_load_sized(&u->e, stack_bytes(u), H_R13, m);
 	put_sp_add(u, stack_bytes(u) + (x->in.imm_size ? (uint16_t)x->in.imm : 0));
 	put_indirect(u, x);

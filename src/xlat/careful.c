@@ -78,6 +78,25 @@ static void slow_bounce(struct cpu *cpu, const struct access_site *site, uint64_
 }
 
 /*
+ * The lead of a window missed the TLB: its own access is translated as any
+ * other, then the whole span must be in that page with the rights that the
+ * members need, or the block goes on without windows.
+ */
+static void slow_window(struct cpu *cpu, const struct access_site *site)
+{
+	uint64_t start = cpu->slow_addr, addr = start + site->before;
+	cpu->spill[SPILL_TARGET] = (uintptr_t)site->copy;
+	if ((addr & 4095) + site->size > 4096 || (start & 4095) + site->span > 4096 || !cpu_canonical(cpu, start))
+		return;
+	tlb_translate(cpu, addr, site->access);
+	uint8_t *host = tlb_hit(cpu, start, site->window_write);
+	if (!host)
+		return;
+	cpu->slow_result = (uintptr_t)host - start;
+	cpu->spill[SPILL_TARGET] = (uintptr_t)site->back;
+}
+
+/*
  * A TLB miss. RAM inside one page whose stores need no notice: the host
  * address. What devices answer is left to a careful translation.
  */
@@ -87,11 +106,15 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 	struct engine *en = cpu->engine;
 	en->stats.slow++;
 	cpu->rip = site->rip;
+	en->slow_insn.len = site->length;
+	cpu->cur_insn = &en->slow_insn;
+	if (site->window) {
+		slow_window(cpu, site);
+		return;
+	}
 	check_x87(cpu, site->x87_wait);
 	if (cpu_code64(cpu) && !(cpu_canonical(cpu, addr) && cpu_canonical(cpu, addr + site->size - 1)))
 		be_careful(cpu);
-	en->slow_insn.len = site->length;
-	cpu->cur_insn = &en->slow_insn;
 	check_aligned(cpu, site->aligned, addr, site->size);
 	if ((addr & 4095) + site->size > 4096) {
 		if (!cpu_code64(cpu))

@@ -130,6 +130,8 @@ static void collect_register(struct xinsn *x, const ZydisDecodedOperand *op)
 	if (g < 0)
 		return;
 	x->used |= 1u << g;
+	if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		x->written |= 1u << g;
 	x->high_byte |= high;
 	int f = op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG ? FIELD_REG : op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ? FIELD_RM :
 	        op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE ? FIELD_OPCODE : op->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD ? FIELD_VVVV : -1;

@@ -23,7 +23,8 @@
 
 /* The engine's additions to the mode word of a block's key. */
 enum { XMODE_ONE = 1u << 24,             /* one instruction */
-       XMODE_CAREFUL = 1u << 25 };       /* memory operands through cpu/access */
+       XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
+       XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
 enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_COUNT = 32, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
@@ -43,6 +44,7 @@ struct block_exit {
 	struct block *owner, *target;    /* target: NULL while unlinked */
 	struct block_exit *next_owned, *next_incoming;
 	uint64_t rip;                    /* guest address it leads to */
+	uint32_t extra;                  /* XMODE_NO_WINDOWS: to a block of that kind */
 };
 
 /* Atomic against the other vCPUs? XCHG with memory always is. */
@@ -55,7 +57,9 @@ struct access_site {
 	uint8_t size, access, length;    /* bytes, ACCESS_*, bytes of the instruction */
 	bool locked, aligned, x87_wait;  /* insn_locks(); the others as in struct xinsn */
 	void *back;                      /* goes on with the host address in r14, r13 = 0 */
-	void *copy;                      /* the same instruction on a bounce buffer, then site_commit(); NULL: none */
+	bool window, window_write;       /* checks a span for a window (window.c): slow_result is host - guest address */
+	uint16_t before, span;           /* the access itself begins so far into the span, of so many bytes */
+	void *copy;                      /* the same instruction on a bounce buffer, then site_commit(); NULL: none. Windows: the way out */
 };
 
 /* Where copied instructions' host code lies, by offset from the block's entry. Sorted. */
@@ -122,6 +126,15 @@ enum insn_kind { KIND_NATIVE, KIND_RULE, KIND_NOP, KIND_LEA, KIND_JCC, KIND_JMP,
                  KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING };
 enum { RULE_ENDS = 1 };                  /* the rule may change RIP, mode, mapping or code: ends the block */
 
+/* What a memory access has to do with a window (window.c). */
+enum window_role { WINDOW_NONE, WINDOW_LEAD, WINDOW_MEMBER };
+enum window_part { WINDOW_OPERAND, WINDOW_STACK, WINDOW_PARTS };
+struct window {
+	uint8_t role, reg;               /* enum window_role; window register 0 or 1 */
+	bool write;                      /* lead: some member writes */
+	uint16_t before, span;           /* lead: the span begins so many bytes before its own operand, and has so many */
+};
+
 enum gpr_field { FIELD_REG, FIELD_RM, FIELD_OPCODE, FIELD_VVVV, FIELD_COUNT };
 struct xinsn {
 	struct insn in;
@@ -131,7 +144,8 @@ struct xinsn {
 	uint64_t target;                 /* of direct branches */
 	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction */
 	struct { int8_t gpr; bool read, write; } field[FIELD_COUNT];   /* gpr -1: not a general register */
-	uint32_t used;                   /* mask of guest registers used, hidden operands included */
+	uint32_t used, written;          /* masks of guest registers, hidden operands included */
+	struct window window[WINDOW_PARTS];
 	bool high_byte;                  /* has an AH..DH operand */
 	bool simd;                       /* 66/F2/F3 are part of the opcode */
 	bool force66;                    /* 16-bit code: emit 66 */
@@ -154,7 +168,8 @@ struct translation_unit {
 	/* cold code to be emitted after the block */
 	struct cold {
 		uint8_t kind;
-		bool flags_saved;
+		bool flags_saved, write;
+		int8_t window;                   /* COLD_WINDOW: the register */
 		uint8_t *place;                  /* the jump that leads here */
 		uint64_t rip;
 		/* COLD_ACCESS: */
@@ -166,6 +181,7 @@ struct translation_unit {
 	unsigned ncold;
 };
 enum { COLD_ACCESS,                      /* TLB missed */
+       COLD_WINDOW,                      /* the same at the lead of a window */
        COLD_POLL,                        /* leave: poll word set */
        COLD_GOTO };                      /* go to rip */
 
@@ -179,11 +195,16 @@ const struct rule_binding *rule_find(unsigned mnemonic);
 rule_fn rule_simd_unavailable, rule_x87_unavailable, rule_too_long, rule_direction;
 /* liveness.c */
 void unit_liveness(struct translation_unit *u);
+/* window.c */
+void unit_windows(struct translation_unit *u);
 /* block.c */
 struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode);
 /* memory.c: the guest-linear address (careful: the offset) is in r13; leaves the operand's host address at the returned place.
  * Uses r13 and r14 only. seg matters to careful translations. */
-struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access, unsigned which);
+struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access);
+/* The access at [base + disp] of guest register base, which has a window role. */
+struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
+                                     unsigned size, unsigned access);
 void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13, without segment base */
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x);      /* both, for x's memory operand */
 bool operand_commits(const struct translation_unit *u, const struct xinsn *x);
@@ -193,7 +214,7 @@ void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(st
 void put_rip(struct translation_unit *u, uint64_t rip);  /* cpu->rip = rip */
 void unit_cold(struct translation_unit *u);
 void put_segment_base(struct translation_unit *u, int seg);       /* r13 += base of seg; uses r14 */
-int host_reg(int guest);                 /* home register, or -1 for r13..r15 */
+int host_reg(int guest);                 /* home register, or -1 for those in memory */
 /* native.c */
 void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m);
 void put_native(struct translation_unit *u, struct xinsn *x);
@@ -204,6 +225,7 @@ int put_guest_reg(struct translation_unit *u, int guest, int scratch);    /* hos
 void put_control(struct translation_unit *u, struct xinsn *x);
 void put_goto(struct translation_unit *u, uint64_t rip);
 void put_goto_from(struct translation_unit *u, uint8_t *place, uint64_t rip);
+void put_goto_without_windows(struct translation_unit *u, uint64_t rip);
 void put_rule(struct translation_unit *u, struct xinsn *x);
 /* stubs.c */
 void stubs_make(struct engine *en);

@@ -4,13 +4,15 @@
  * careful_begin(), which applies every rule and hands out a pointer; a
  * written operand is then committed.
  *
- * Scratch: r13, r14. Guest RSP is in r15; guest R13..R15 are in memory.
+ * Scratch: r13, r14. Guest RSP is in r15; window registers are r10 and r11; guest
+ * R10, R11 and R13..R15 are in memory.
  */
 #include "xlat/internal.h"
 
 int host_reg(int guest)
 {
-	return guest == REG_RSP ? H_R15 : guest >= REG_R13 ? -1 : guest;
+	static const int8_t home[16] = { H_RAX, H_RCX, H_RDX, H_RBX, H_R15, H_RBP, H_RSI, H_RDI, H_R8, H_R9, -1, -1, H_R12, -1, -1, -1 };
+	return home[guest];
 }
 
 int put_guest_reg(struct translation_unit *u, int guest, int scratch)
@@ -85,11 +87,16 @@ static struct mem_operand put_careful_access(struct translation_unit *u, const s
 	return mem_base(H_R14, 0);
 }
 
-static struct mem_operand put_fast_access(struct translation_unit *u, const struct xinsn *x, unsigned size, unsigned access)
+/*
+ * The check of [r13, +size), as cpu/tlb.h describes it. Leaves r14 = host page
+ * and r13 = offset in it; or, if window >= 0, host - guest address in that
+ * host register. Goes to cold code of the given kind if it fails.
+ */
+static struct cold *put_check(struct translation_unit *u, const struct xinsn *x, unsigned size, bool write, int window)
 {
 	struct emit *e = &u->e;
 	bool save = x->flags_live != 0;
-	size_t tag = access & ACCESS_WRITE ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+	size_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
 	if (save) {
 		put_store(e, H_RAX, AT_SPILL(e, 0));
 		put_flags_to_ax(e);
@@ -100,23 +107,36 @@ static struct mem_operand put_fast_access(struct translation_unit *u, const stru
 	put_op_mem(e, 1, 0x2b, H_R13, mem_base(H_R14, tag));     /* sub r13, tag */
 	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
 	struct access_site *site = meta_alloc(u->engine, sizeof *site);
-	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .size = size, .access = access,
-	                              .length = x->in.len, .locked = insn_locks(&x->in), .aligned = x->aligned, .x87_wait = x->x87_wait };
+	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .length = x->in.len, .locked = insn_locks(&x->in),
+	                              .aligned = x->aligned, .x87_wait = x->x87_wait };
 	struct cold *c = &u->cold[u->ncold++];
-	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save, .site = site };
-	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
+	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save, .write = write, .site = site };
+	if (window >= 0) {
+		put_load(e, window, mem_base(H_R14, offsetof(struct tlb_entry, host)));
+		put_op_mem(e, 1, 0x2b, window, mem_base(H_R14, tag));
+	} else {
+		put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
+	}
 	if (save) {
 		put_flags_from_ax(e);
 		put_load(e, H_RAX, AT_SPILL(e, 0));
 	}
 	c->back = e->p;
+	return c;
+}
+
+static struct mem_operand put_fast_access(struct translation_unit *u, const struct xinsn *x, unsigned size, unsigned access)
+{
+	struct cold *c = put_check(u, x, size, access & ACCESS_WRITE, -1);
+	c->site->size = size;
+	c->site->access = access;
 	return mem_index(H_R14, H_R13, 0, 0);
 }
 
-struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access, unsigned which)
+struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access)
 {
 	if (u->careful)
-		return put_careful_access(u, x, seg, size, access, which);
+		return put_careful_access(u, x, seg, size, access, 0);
 	return put_fast_access(u, x, size, access);
 }
 
@@ -126,12 +146,42 @@ static unsigned operand_access(const struct xinsn *x)
 	return access ? access : ACCESS_READ;
 }
 
+static const int8_t window_register[2] = { H_R11, H_R10 };
+
+/* r13 = start of the span. */
+static void put_window_check(struct translation_unit *u, const struct xinsn *x, const struct window *w, unsigned size, unsigned access)
+{
+	int to = window_register[w->reg];
+	struct cold *c = put_check(u, x, w->span, w->write, to);
+	c->kind = COLD_WINDOW;
+	c->window = to;
+	*c->site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .length = x->in.len, .size = size, .access = access,
+	                                 .window = true, .window_write = w->write, .before = w->before, .span = w->span };
+}
+
+struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
+                                     unsigned size, unsigned access)
+{
+	struct emit *e = &u->e;
+	const struct window *w = &x->window[part];
+	int reg = window_register[w->reg];
+	int b = put_guest_reg(u, base, H_R13);
+	if (w->role == WINDOW_LEAD) {
+		put_lea(e, H_R13, mem_base(b, (int32_t)(disp - w->before)));
+		put_window_check(u, x, w, size, access);
+		b = put_guest_reg(u, base, H_R13);
+	}
+	return mem_index(b, reg, 0, (int32_t)disp);
+}
+
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x)
 {
+	if (x->window[WINDOW_OPERAND].role)
+		return put_window_access(u, x, WINDOW_OPERAND, x->in.base, x->in.disp, x->in.mem_size, operand_access(x));
 	put_effective_address(u, x);
 	if (!u->careful && (x->in.seg == SEG_FS || x->in.seg == SEG_GS))
 		put_segment_base(u, x->in.seg);
-	return put_access(u, x, x->in.seg, x->in.mem_size, operand_access(x), 0);
+	return put_access(u, x, x->in.seg, x->in.mem_size, operand_access(x));
 }
 
 bool operand_commits(const struct translation_unit *u, const struct xinsn *x)
@@ -155,7 +205,7 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 {
 	struct emit *e = &u->e;
 	struct engine *en = u->engine;
-	size_t tag = c->site->access & ACCESS_WRITE ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+	size_t tag = c->write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
 	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
 	if (c->flags_saved) {
 		put_flags_from_ax(e);
@@ -164,6 +214,14 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 	put_store(e, H_R13, AT(e, slow_addr));
 	put_mov_imm(e, H_R13, (uintptr_t)c->site);
 	put_jmp_to(e, en->stub_slow);
+	if (c->kind == COLD_WINDOW) {
+		c->site->back = to_rx(en, e->p);
+		put_mov(e, c->window, H_R14);
+		put_jmp_to(e, c->back);
+		c->site->copy = to_rx(en, e->p);
+		put_goto_without_windows(u, c->rip);
+		return;
+	}
 	c->site->back = to_rx(en, c->back);
 	if (!c->copy)
 		return;
@@ -191,7 +249,7 @@ void unit_cold(struct translation_unit *u)
 		if (c->kind != COLD_GOTO)
 			patch_rel32(c->place, u->e.p);
 		switch (c->kind) {
-		case COLD_ACCESS: put_cold_access(u, c); break;
+		case COLD_ACCESS: case COLD_WINDOW: put_cold_access(u, c); break;
 		case COLD_POLL: put_cold_poll(u, c); break;
 		case COLD_GOTO: put_goto_from(u, c->place, c->rip); break;
 		}

@@ -1,6 +1,6 @@
 /*
  * Copied instructions: the guest's own encoding with registers renamed and the
- * memory operand replaced. Guest registers without a host home (R13..R15)
+ * memory operand replaced. Guest registers without a host home (host_reg())
  * are loaded into scratch registers around the instruction; where r13 and
  * r14 do not suffice, a register that the instruction does not use is borrowed.
  */
@@ -123,7 +123,7 @@ static void put_vex(struct emit *e, const struct xinsn *x, const struct renaming
 /* A host register that the instruction does not use; saved in spill[1 + n]. */
 static int borrow(struct translation_unit *u, const struct xinsn *x, struct renaming *r, bool low)
 {
-	static const int8_t candidates[] = { H_RSI, H_RDI, H_RBX, H_RBP, H_R8, H_R9, H_R10, H_R11, H_R12 };
+	static const int8_t candidates[] = { H_RSI, H_RDI, H_RBX, H_RBP, H_R8, H_R9, H_R12 };
 	for (unsigned i = 0; i < (low ? 4u : ARRAY_SIZE(candidates)); i++) {
 		int h = candidates[i];
 		if (x->used >> h & 1 || (r->nborrowed && r->borrowed[0] == h))
@@ -273,7 +273,7 @@ void put_native(struct translation_unit *u, struct xinsn *x)
 		put_renamed(u, x, &m);
 		if (operand_commits(u, x))
 			put_commit(u, x, 0);
-		if (u->ncold > cold && x->in.mem_write) {
+		if (u->ncold > cold && x->in.mem_write && u->cold[cold].kind == COLD_ACCESS) {
 			u->cold[cold].copy = x;
 			u->cold[cold].after = u->e.p;
 		}
@@ -337,7 +337,7 @@ void put_bit_string(struct translation_unit *u, struct xinsn *x)
 		put_op_reg(e, 0, 0x0fb7, H_R13, H_R13);
 	put_flags_from_ax(e);
 	put_load(e, H_RAX, AT_SPILL(e, 0));
-	struct mem_operand m = put_access(u, x, in->seg, size, ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0), 0);
+	struct mem_operand m = put_access(u, x, in->seg, size, ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0));
 	if (m.index >= 0) {
 		put_lea(e, H_R14, m);
 		m = mem_base(H_R14, 0);

@@ -132,7 +132,7 @@ static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 		return;
 	struct block_exit *x = en->exits[exit_id];
 	bool one_page = !(((uintptr_t)x->owner->source ^ (uintptr_t)b->source) & ~4095ull);
-	if (x->owner->valid && !x->target && x->rip == b->rip && x->owner->mode == b->mode && one_page)
+	if (x->owner->valid && !x->target && x->rip == b->rip && ((x->owner->mode & ~XMODE_NO_WINDOWS) | x->extra) == b->mode && one_page)
 		exit_link(en, x, b);
 }
 
@@ -196,6 +196,8 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 		cpu->rflags &= ~(uint64_t)RFLAGS_RF;
 	cpu->vmexit = (struct vmexit){ 0 };
 	mode = block_mode(cpu, careful);
+	if (came_by < EXITED_NEXT && !(mode & XMODE_ONE))
+		mode |= en->exits[came_by]->extra;
 	shadow = cpu->shadow;
 	uint64_t resets = en->stats.flushes;
 	struct block *b = find_block(cpu, mode);

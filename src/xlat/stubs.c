@@ -40,6 +40,13 @@ static void put_load_registers(struct emit *e)
 			put_load(e, host_reg(g), AT_GPR(e, g));
 }
 
+/* The window registers, which C may use as it likes. */
+static void put_windows(struct emit *e, bool save)
+{
+	put_op_mem(e, 1, save ? 0x89 : 0x8b, H_R10, AT(e, window[0]));
+	put_op_mem(e, 1, save ? 0x89 : 0x8b, H_R11, AT(e, window[1]));
+}
+
 static const int8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
 static void put_push_host(struct emit *e, int r) { if (r > 7) put8(e, 0x41); put8(e, 0x50 | (r & 7)); }
@@ -71,6 +78,7 @@ static void make_call(struct engine *en, struct emit *e)
 {
 	en->stub_call = e->p;
 	e->bias = 8;
+	put_windows(e, true);
 	put_save_registers(e);
 	put_lea(e, H_RDI, mem_base(H_RSP, 8));
 	put_mov(e, H_RSI, H_R13);
@@ -79,6 +87,7 @@ static void make_call(struct engine *en, struct emit *e)
 	put_pop_host(e, H_R13);
 	put_store_imm64(e, AT(e, io.nreads), 0);                 /* io_end(): nreads and next */
 	put_load_registers(e);
+	put_windows(e, false);
 	put8(e, 0xc3);
 	e->bias = 0;
 }
@@ -87,12 +96,14 @@ static void make_call(struct engine *en, struct emit *e)
 static void make_slow(struct engine *en, struct emit *e)
 {
 	en->stub_slow = e->p;
+	put_windows(e, true);
 	put_save_registers(e);
 	put_mov(e, H_RDI, H_RSP);
 	put_mov(e, H_RSI, H_R13);
 	put_mov_imm(e, H_R14, (uintptr_t)slow_access);
 	put_op_reg(e, 0, 0xff, 2, H_R14);
 	put_load_registers(e);
+	put_windows(e, false);
 	put_load(e, H_R14, AT(e, slow_result));
 	put_mov_imm(e, H_R13, 0);
 	put_op_mem(e, 0, 0xff, 4, AT_SPILL(e, SPILL_TARGET));

@@ -1,0 +1,186 @@
+/*
+ * Windows: one TLB check for several accesses of a block that use the same
+ * base register value. The first access (the lead) checks the whole span and
+ * leaves (host address - guest address) in a window register; the others use
+ * [base + window + displacement] as they are. If the span is not inside one
+ * page with all the rights that its members need, the block is left for a
+ * translation without windows, at the lead.
+ *
+ * Registers are followed through MOV, LEA, ADD and SUB of constants, PUSH and
+ * POP as (value, offset). A rule ends all windows: it may change mappings.
+ */
+#include "xlat/internal.h"
+
+enum { MAX_SPAN = 1024, MAX_ACCESSES = 3 * MAX_BLOCK_INSNS };
+
+struct value { uint16_t id; int64_t offset; };
+struct access_ref { uint16_t insn, id; uint8_t part, size; bool write; int64_t offset; };
+
+struct analysis {
+	struct translation_unit *u;
+	struct value value[16];
+	uint16_t next_id;
+	struct access_ref ref[MAX_ACCESSES];
+	uint16_t stop[MAX_ACCESSES];             /* first reference beyond the stretch without rules that ref[i] is in */
+	unsigned nrefs, stretch;
+};
+
+static void note(struct analysis *a, unsigned insn, unsigned part, int base, int64_t disp, unsigned size, bool write)
+{
+	struct value v = a->value[base];
+	a->ref[a->nrefs++] = (struct access_ref){ .insn = insn, .part = part, .id = v.id, .offset = v.offset + disp, .size = size,
+	                                          .write = write };
+}
+
+static void new_value(struct analysis *a, int g) { a->value[g] = (struct value){ .id = a->next_id++ }; }
+
+static void end_stretch(struct analysis *a)
+{
+	for (; a->stretch < a->nrefs; a->stretch++)
+		a->stop[a->stretch] = a->nrefs;
+}
+
+/* Memory operand of the plain kind: base and displacement only. */
+static bool operand_followed(const struct xinsn *x)
+{
+	const struct insn *in = &x->in;
+	return in->mem && in->mem_size && in->mem_size <= 64 && in->base >= 0 && in->index < 0 && !in->rip_relative && in->addrsize == 8 &&
+	       in->seg != SEG_FS && in->seg != SEG_GS && !x->aligned && !x->x87_wait && !in->lock;
+}
+
+static void note_operand(struct analysis *a, unsigned i, bool write)
+{
+	const struct xinsn *x = &a->u->insn[i];
+	if (operand_followed(x))
+		note(a, i, WINDOW_OPERAND, x->in.base, x->in.disp, x->in.mem_size, write);
+}
+
+static void note_accesses(struct analysis *a, unsigned i)
+{
+	const struct xinsn *x = &a->u->insn[i];
+	switch (x->kind) {
+	case KIND_NATIVE: note_operand(a, i, x->in.mem_write); break;
+	case KIND_JMP_IND: note_operand(a, i, false); break;
+	case KIND_PUSH: case KIND_CALL_IND: note_operand(a, i, false); note(a, i, WINDOW_STACK, REG_RSP, -8, 8, true); break;
+	case KIND_CALL: note(a, i, WINDOW_STACK, REG_RSP, -8, 8, true); break;
+	case KIND_POP: case KIND_RET: note(a, i, WINDOW_STACK, REG_RSP, 0, 8, false); break;
+	case KIND_LEAVE: note(a, i, WINDOW_STACK, REG_RBP, 0, 8, false); break;
+	}
+}
+
+static bool is_register_move(const struct xinsn *x)
+{
+	const struct insn *in = &x->in;
+	return x->kind == KIND_NATIVE && in->map == 0 && (in->opcode == 0x89 || in->opcode == 0x8b) && !in->mem && in->opsize == 8;
+}
+
+/* ADD or SUB of a constant to a 64-bit register: the signed distance. */
+static bool is_adjustment(const struct xinsn *x, int64_t *distance)
+{
+	const struct insn *in = &x->in;
+	unsigned sub = in->modrm >> 3 & 7;
+	if (x->kind != KIND_NATIVE || in->map || (in->opcode != 0x81 && in->opcode != 0x83) || in->mem || in->opsize != 8 || (sub != 0 && sub != 5))
+		return false;
+	*distance = sub ? -(int64_t)in->imm : (int64_t)in->imm;
+	return true;
+}
+
+static void follow(struct analysis *a, const struct xinsn *x)
+{
+	struct value *v = a->value;
+	int64_t distance;
+	if (x->kind == KIND_RULE) {
+		for (int g = 0; g < 16; g++)
+			new_value(a, g);
+		end_stretch(a);
+	} else if (x->kind == KIND_PUSH) {
+		v[REG_RSP].offset -= 8;
+	} else if (x->kind == KIND_LEAVE) {
+		v[REG_RSP] = v[REG_RBP];
+		v[REG_RSP].offset += 8;
+		new_value(a, REG_RBP);
+	} else if (is_register_move(x)) {
+		int to = x->field[x->in.opcode == 0x89 ? FIELD_RM : FIELD_REG].gpr, from = x->field[x->in.opcode == 0x89 ? FIELD_REG : FIELD_RM].gpr;
+		v[to] = v[from];
+	} else if (is_adjustment(x, &distance)) {
+		v[x->field[FIELD_RM].gpr].offset += distance;
+	} else if (x->kind == KIND_LEA && x->in.base >= 0 && x->in.index < 0 && x->in.opsize == 8 && x->in.addrsize == 8) {
+		struct value sum = v[x->in.base];
+		sum.offset += x->in.disp;
+		v[x->field[FIELD_REG].gpr] = sum;
+	} else {
+		if (x->kind == KIND_POP)
+			v[REG_RSP].offset += 8;
+		for (int g = 0; g < 16; g++)
+			if (x->written >> g & 1 && !(x->kind == KIND_POP && g == REG_RSP && x->field[FIELD_OPCODE].gpr != REG_RSP))
+				new_value(a, g);
+	}
+}
+
+/* The members of the window that ref[lead] would open: how many, and their span. */
+static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, int64_t *high, bool *write, unsigned *last)
+{
+	const struct access_ref *r = &a->ref[lead];
+	unsigned n = 0;
+	*low = r->offset;
+	*high = r->offset + r->size;
+	*write = false;
+	for (unsigned i = lead; i < a->stop[lead]; i++) {
+		const struct access_ref *m = &a->ref[i];
+		int64_t l = m->offset < *low ? m->offset : *low, h = m->offset + m->size > *high ? m->offset + m->size : *high;
+		if (m->id != r->id || h - l > MAX_SPAN)
+			continue;
+		*low = l;
+		*high = h;
+		*write |= m->write;
+		*last = i;
+		n++;
+	}
+	return n;
+}
+
+static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low, int64_t high, bool write, unsigned last)
+{
+	for (unsigned i = lead; i <= last; i++) {
+		const struct access_ref *m = &a->ref[i];
+		if (m->id != a->ref[lead].id || m->offset < low || m->offset + m->size > high)
+			continue;
+		struct window *w = &a->u->insn[m->insn].window[m->part];
+		w->role = i == lead ? WINDOW_LEAD : WINDOW_MEMBER;
+		w->reg = reg;
+	}
+	struct window *w = &a->u->insn[a->ref[lead].insn].window[a->ref[lead].part];
+	w->before = a->ref[lead].offset - low;
+	w->span = high - low;
+	w->write = write;
+}
+
+void unit_windows(struct translation_unit *u)
+{
+	static __thread struct analysis analysis;
+	struct analysis *a = &analysis;
+	unsigned busy[2] = { 0, 0 };             /* each window register is taken for references below this */
+	if (u->careful || (u->mode & MODE_CODE_MASK) != MODE_CODE64 || u->mode & (XMODE_NO_WINDOWS | XMODE_ONE) || !params.windows)
+		return;
+	a->u = u;
+	a->nrefs = a->stretch = a->next_id = 0;
+	for (int g = 0; g < 16; g++)
+		new_value(a, g);
+	for (unsigned i = 0; i < u->count; i++) {
+		note_accesses(a, i);
+		follow(a, &u->insn[i]);
+	}
+	end_stretch(a);
+	for (unsigned i = 0; i < a->nrefs; i++) {
+		int64_t low, high;
+		unsigned last;
+		bool write;
+		int reg = i >= busy[0] ? 0 : i >= busy[1] ? 1 : -1;
+		if (u->insn[a->ref[i].insn].window[a->ref[i].part].role || reg < 0)
+			continue;
+		if (gather(a, i, &low, &high, &write, &last) < 2)
+			continue;
+		assign(a, i, reg, low, high, write, last);
+		busy[reg] = last + 1;
+	}
+}
