@@ -71,6 +71,8 @@ static bool decode_one(struct translation_unit *u, struct xinsn *x, const uint8_
 	if (r == 1) {                            /* longer than 15 bytes */
 		x->in.mnemonic = ZYDIS_MNEMONIC_INVALID;
 		x->in.len = 1;
+		x->in.bytes[0] = *host;
+		x->next = next_rip(u->mode, x->rip + 1);
 		x->kind = KIND_RULE;
 		x->rule = rule_too_long;
 		x->rule_flags = RULE_ENDS;
