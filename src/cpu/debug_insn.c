@@ -31,7 +31,7 @@ static void write_debug_register(struct cpu *cpu, unsigned n, uint64_t value)
 	if (n == 6)
 		cpu->dr6 = (value & 0xe00f) | DR6_FIXED;
 	else
-		cpu->dr7 = (value & 0xffff2bff) | DR7_FIXED;
+		cpu->dr7 = (value & 0xffff23ff) | DR7_FIXED;    /* no RTM: bit 11 stays clear */
 	cpu_mode_update(cpu);
 }
 
