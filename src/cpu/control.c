@@ -131,7 +131,8 @@ static bool cr4_valid(const struct cpu *cpu, uint64_t value)
 	const struct control_block *ctl = cpu->ctl;
 	uint64_t changed = value ^ cpu->cr4;
 
-	if (value & ~cr4_allowed(cpu))
+	/* VMX operation has its own list of the bits there are. */
+	if (!ctl->in_vmx_root_or_non_root && (value & ~cr4_allowed(cpu)))
 		return false;
 	if (cpu_long_mode(cpu) && (!(value & CR4_PAE) || (changed & CR4_LA57)))
 		return false;

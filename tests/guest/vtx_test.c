@@ -67,6 +67,20 @@ static void test_control_registers(void)
 	hv_destroy(&h);
 }
 
+GUEST_ASM(set_vme, 64, "mov %cr4, %rax\n or $1, %rax\n mov %rax, %cr4\n hlt");
+
+/* What first-generation VT-x has beyond CPUID may also be loaded. */
+static void test_vme(void)
+{
+	struct hv h;
+
+	hv_create_with(&h, HV_FIRST_GENERATION, set_vme, (struct hv_controls){ 0 });
+	hv_set(&h, F_exception_bitmap, ~0u);
+	check_equal(hv_run(&h), EXIT_HLT);
+	check_equal(hv_get(&h, F_guest_cr4), 0x2621);
+	hv_destroy(&h);
+}
+
 /* ---- I/O ---- */
 
 GUEST_ASM(ports, 64, "out %al, $0x80\n mov $0x1f0, %edx\n in (%dx), %eax\n mov $0x6000, %edi\n mov $4, %ecx\n rep insw\n hlt");
@@ -499,6 +513,7 @@ static void test_vm86_checks(void)
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "intercepted instructions", test_instructions },
 	{ "control registers with masks and shadows", test_control_registers },
+	{ "CR4.VME on first-generation VT-x", test_vme },
 	{ "ports", test_ports },
 	{ "page faults under L1's own tables", test_page_faults },
 	{ "page-fault error code mask and match", test_page_fault_filter },
