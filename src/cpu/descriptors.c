@@ -287,8 +287,6 @@ void rule_arpl(struct cpu *cpu, const struct insn *insn)
 		rm_store(cpu, insn, 2, (dest & ~3u) | rpl);
 		set_zf(cpu, true);
 	} else {
-		if (insn->mem)           /* the operand is written back either way */
-			insn_store(cpu, insn, 2, dest);
 		set_zf(cpu, false);
 	}
 }

@@ -117,8 +117,8 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 		be_careful(cpu);
 	check_aligned(cpu, site->aligned, addr, site->size);
 	if ((addr & 4095) + site->size > 4096) {
-		if (!cpu_code64(cpu))
-			second = (uint32_t)second;
+		if (!cpu_code64(cpu) && second >> 32)            /* past the limit */
+			be_careful(cpu);
 		if (slow_cross(cpu, site, addr, second))
 			return;
 		if (!is_ram(tlb_translate(cpu, addr, site->access)) || !is_ram(tlb_translate(cpu, second, site->access)))

@@ -369,5 +369,9 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		return;
 	if (classify_branch(u, x, z) || classify_stack(u, x, ops))
 		return;
+	if (in->mem && in->mem_write && in->seg == SEG_CS && u->mode & MODE_PROTECTED && (u->mode & MODE_CODE_MASK) != MODE_CODE64) {
+		set_rule(x, rule_cs_store, RULE_ENDS);
+		return;
+	}
 	x->kind = in->mnemonic == ZYDIS_MNEMONIC_LEA ? KIND_LEA : is_bit_string(in) ? KIND_BIT_STRING : KIND_NATIVE;
 }

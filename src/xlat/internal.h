@@ -192,7 +192,7 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 /* rules.c: NULL: no rule */
 struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
 const struct rule_binding *rule_find(unsigned mnemonic);
-rule_fn rule_simd_unavailable, rule_x87_unavailable, rule_too_long, rule_direction;
+rule_fn rule_cs_store, rule_simd_unavailable, rule_x87_unavailable, rule_too_long, rule_direction;
 /* liveness.c */
 void unit_liveness(struct translation_unit *u);
 /* window.c */

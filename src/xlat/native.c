@@ -96,16 +96,39 @@ static void put_legacy(struct emit *e, const struct xinsn *x, const struct renam
 	put_immediates(e, x);
 }
 
-/* VEX, always in its three-byte form. */
-static void put_vex(struct emit *e, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
+/* Blends by a register that the immediate's upper half names. */
+static bool names_register_in_immediate(const struct insn *in) { return in->map == 3 && in->opcode >= 0x4a && in->opcode <= 0x4c; }
+
+/* Has a general register whose size VEX.W gives, in 64-bit code only? */
+static bool w_sizes_gpr(const struct xinsn *x)
 {
+	for (int f = 0; f < FIELD_COUNT; f++)
+		if (x->field[f].gpr >= 0)
+			return true;
+	switch (x->in.mnemonic) {
+	case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM: case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VMOVD:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * VEX, always in its three-byte form. Outside 64-bit code the top bits of
+ * register numbers do not count, so they may stand there.
+ */
+static void put_vex(struct translation_unit *u, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
+{
+	struct emit *e = &u->e;
+	bool code64 = (u->mode & MODE_CODE_MASK) == MODE_CODE64;
 	const struct insn *in = &x->in;
 	const uint8_t *v = in->bytes;
 	while (*v != 0xc4 && *v != 0xc5)
 		v++;
 	uint8_t last = v[0] == 0xc5 ? v[1] : v[2];
-	int w = v[0] == 0xc5 ? 0 : last >> 7;
-	int vvvv = r->host[FIELD_VVVV] >= 0 ? r->host[FIELD_VVVV] : ~last >> 3 & 15;
+	int w = v[0] == 0xc5 || (!code64 && w_sizes_gpr(x)) ? 0 : last >> 7;
+	int vvvv = r->host[FIELD_VVVV] >= 0 ? r->host[FIELD_VVVV] : ~last >> 3 & (code64 ? 15 : 7);
 	int reg = r->host[FIELD_REG] >= 0 ? r->host[FIELD_REG] : in->reg;
 	int rm = r->host[FIELD_RM] >= 0 ? r->host[FIELD_RM] : in->rm;
 	int b = m ? m->base > 7 : rm > 7, xbit = m ? m->index > 7 : 0;
@@ -118,6 +141,8 @@ static void put_vex(struct emit *e, const struct xinsn *x, const struct renaming
 	else if (in->has_modrm)
 		put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
 	put_immediates(e, x);
+	if (!code64 && names_register_in_immediate(in))
+		e->p[-1] &= 0x7f;
 }
 
 /* A host register that the instruction does not use; saved in spill[1 + n]. */
@@ -258,15 +283,35 @@ void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_o
 	rename_fields(u, x, &fields, scratch);
 	note_map(u, x, &fields);
 	if (x->in.encoding == ENC_VEX)
-		put_vex(e, x, &fields, m);
+		put_vex(u, x, &fields, m);
 	else
 		put_legacy(e, x, &fields, m);
 	put_temps_back(u, x, &fields);
 	put_return_borrowed(u, &fields);
 }
 
+/* VZEROUPPER and VZEROALL leave registers 8 to 15 alone outside 64-bit code. */
+static bool put_vzero(struct translation_unit *u, const struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	if (x->in.mnemonic != ZYDIS_MNEMONIC_VZEROUPPER && x->in.mnemonic != ZYDIS_MNEMONIC_VZEROALL)
+		return false;
+	if ((u->mode & MODE_CODE_MASK) == MODE_CODE64)
+		return false;
+	bool all = x->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+	for (int r = 0; r < 8; r++) {                            /* vmovaps xmm, xmm or vxorps xmm, xmm, xmm */
+		put8(e, 0xc5);
+		put8(e, all ? 0x80 | (~r & 15) << 3 : 0xf8);
+		put8(e, all ? 0x57 : 0x28);
+		put8(e, 0xc0 | r << 3 | r);
+	}
+	return true;
+}
+
 void put_native(struct translation_unit *u, struct xinsn *x)
 {
+	if (put_vzero(u, x))
+		return;
 	if (x->in.mem && x->in.mem_size) {
 		unsigned cold = u->ncold;
 		struct mem_operand m = put_operand(u, x);

@@ -97,6 +97,9 @@ void rule_direction(struct cpu *cpu, const struct insn *insn)
 		cpu->rflags &= ~(uint64_t)RFLAGS_DF;
 }
 
+/* A store through CS in protected mode. */
+void rule_cs_store(struct cpu *cpu, const struct insn *insn) { cpu_raise_gp(cpu); }
+
 /* More than 15 bytes. */
 void rule_too_long(struct cpu *cpu, const struct insn *insn) { cpu_raise_gp(cpu); }
 
