@@ -78,7 +78,7 @@ $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 
 $(GUEST_TESTS): tests/guest/guest.c
 
--include tests/*/*.mk
+-include tests/*/*.mk bench/*.mk
 tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST)
 INSN_CHECK = $(strip $(wildcard tests/insn/check.sh) $(INSN_TEST))
 
