@@ -11,7 +11,7 @@
  * marked * with a newline before the program goes on:
  *
  *   @hello CPUS        * @begin ROW WORK        * @end ROW WORK GUEST_NS OWN_CPU_NS
- *   @skip ROW WHY      * @memory                  @done
+ *   @skip ROW WHY        @done
  *
  * The measure is the CPU time of the process at the other end (a QEMU, with
  * all of its guest's work in it); OWN_CPU_NS serves the native run.
@@ -189,8 +189,6 @@ static void run_list(char *list)
 		else
 			say("@skip %s no such row\n", item);
 	}
-	say("@memory\n");
-	await_answer();
 	say("@done\n");
 }
 

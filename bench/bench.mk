@@ -20,9 +20,11 @@ $(BENCH)/exits: bench/exits.c tests/guest/guest.c $(BUILD)/libanykvm-core.a
 	$(CC) $(ALL_CFLAGS) -fPIE -pie -Itests/guest -o $@ $^ -lZydis -ldl
 
 bench: all $(BENCH)/bench $(BENCH)/sample $(BENCH)/table
+	-$(MAKE) images
 	BUILD=$(BUILD) QUICK=$(QUICK) bench/run.sh
 
 bench-ab: $(BENCH)/bench $(BENCH)/sample $(BENCH)/table
+	-$(MAKE) images
 	BUILD=$(BUILD) QUICK=$(QUICK) A=$(A) B=$(B) bench/run.sh
 
 bench-exits: $(BENCH)/exits

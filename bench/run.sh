@@ -9,7 +9,7 @@ b=$build/bench
 guest=$build/guest
 memory=512
 qemu=${QEMU:-qemu-system-x86_64}
-if [ "${QUICK:-0}" = 1 ]; then : "${ROUNDS:=1}" "${SHARE:=10}" "${LIMIT:=20}"; fi
+if [ "${QUICK:-0}" = 1 ]; then : "${ROUNDS:=1}" "${SHARE:=16}" "${LIMIT:=60}"; fi
 : "${ROUNDS:=3}" "${SHARE:=1}" "${LIMIT:=120}"
 if [ -n "${A:-}${B:-}" ]; then
 	for l in "${A:-}" "${B:-}"; do [ -e "$l" ] || { echo "bench: no library '$l': give A= and B=" >&2; exit 2; }; done
@@ -30,6 +30,7 @@ possible() {
 	case $1 in tcg-*) "$qemu" -accel help | grep -qx tcg || { say "$1 skipped: this QEMU has no TCG"; return 1; } ;; esac
 	[ -e "$guest/vmlinuz" ] || { say "$1 skipped: run scripts/guest-images.sh for Debian's kernel"; return 1; }
 	case $1 in *-L2) [ -e "$guest/l1.cpio" ] || { say "$1 skipped: run scripts/guest-images.sh for L1's image"; return 1; } ;; esac
+	case $1 in tcg-L2) [ -e "$guest/l1-root/modules/ccp.ko" ] || { say "$1 skipped: L1's image has no ccp.ko; run scripts/guest-images.sh"; return 1; } ;; esac
 }
 
 cpio_of() { (cd "$1" && find . -print0 | sort -z | cpio --null --quiet -o -H newc --reproducible); }

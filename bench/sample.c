@@ -40,6 +40,7 @@ static struct {
 	char row[64];                        /* the row that runs, or "" */
 	uint64_t row_start, stage_start;     /* CPU time at its beginning, and at L1's start of L2 */
 	uint64_t last_cpu, last_wall;        /* at the last line */
+	unsigned long memory, ram;           /* at the end of the last row, KiB */
 	char why[128];
 } run;
 
@@ -95,6 +96,7 @@ static void start(char **command)
 	run.out = from[0];
 	run.row[0] = run.why[0] = 0;
 	run.stage_start = 0;
+	run.memory = run.ram = 0;
 	run.last_cpu = 0;
 	run.last_wall = clock_ns(CLOCK_MONOTONIC);
 	clock_getcpuclockid(run.pid, &run.clock);
@@ -131,7 +133,7 @@ static bool preloaded(void)
 }
 
 /* Proportional set size of all mappings, and of those as large as guest RAM, KiB. */
-static void note_memory(void)
+static void take_memory(void)
 {
 	unsigned long from, to, pss, all = 0, ram = 0, size = 0;
 	char path[64], line[LINE];
@@ -149,8 +151,8 @@ static void note_memory(void)
 	}
 	if (f)
 		fclose(f);
-	if (guest_mib)
-		fprintf(out, "%s %s mem %lu %lu\n", level, rounds, all, ram);
+	run.memory = all;
+	run.ram = ram;
 }
 
 static void note_end(const char *arguments, uint64_t cpu)
@@ -210,10 +212,7 @@ static enum outcome take_line(const char *line)
 	}
 	if (!strcmp(word, "end")) {
 		note_end(arguments, cpu);
-		answer();
-	}
-	if (!strcmp(word, "memory")) {
-		note_memory();
+		take_memory();
 		answer();
 	}
 	return strcmp(word, "done") ? RUNNING : DONE;
@@ -279,10 +278,14 @@ static const char *rows_after(const char *name)
 static void run_all(char **command, FILE *log)
 {
 	for (int guests = 0; *rows && guests < MOST_GUESTS; guests++) {
+		enum outcome outcome;
 		char *failed;
 
 		start(command);
-		if (take_output(log) == DONE) {
+		outcome = take_output(log);
+		if (guest_mib && run.memory)
+			fprintf(out, "%s %s mem %lu %lu\n", level, rounds, run.memory, run.ram);
+		if (outcome == DONE) {
 			stop();
 			return;
 		}
@@ -321,6 +324,7 @@ int main(int argc, char **argv)
 	log = fopen(name, "a");
 	if (!log)
 		die(name);
+	setvbuf(log, NULL, _IOLBF, 0);
 	fprintf(stderr, "%s %s:", rounds, level);
 	run_all(argv + optind, log);
 	fprintf(stderr, "\n");
