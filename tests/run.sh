@@ -39,7 +39,7 @@ for command; do
 	count "$log" $status
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 	printf '%6d passed, %d failed%s  (%d.%d s)\n' "$p" "$f" "$([ "$s" = 0 ] || echo ", $s skipped")" $((took / 10)) $((took % 10))
-	grep -E '^ok .*# SKIP' "$log" | sed 's/^/        /'
+	grep -E '^ok .*# SKIP|^[0-9]+ forms' "$log" | sed 's/^/        /'
 	[ "$f" = 0 ] && continue
 	failures+=("$name (status $status): $log")
 	{ grep -E '^not ok|FAIL|not so:|^# ' "$log" || tail -n 10 "$log"; } | head -n 20 | sed 's/^/        /'

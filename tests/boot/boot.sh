@@ -50,6 +50,10 @@ smp)
 no-ept)
 	l2 CPU=host RUN_ARGS='--param kvm_intel.ept=0'
 	check 'L1 has no EPT' says '^L1: kvm_intel ept=N' ;;
+strict)
+	CPU=qemu64,+vmx RUN_ARGS='--param anykvm.strict_vmx_msrs=1' OUT=$out demo/demo.sh >"$out/demo.out"
+	check "by the letter, kvm_intel does not load" says '^L1-FAILED: kvm-intel'
+	check "the demo names the level and the log" grep -q "^The demo failed at level L1" "$out/demo.out" ;;
 not-nested)
 	l1 --param kvm_intel.nested=0 -- -cpu host
 	check 'nested=0 hides VMX' says '^L1: .*VMX no'
