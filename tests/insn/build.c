@@ -6,6 +6,12 @@
 
 struct writer { struct rng *rng; const struct form *f; const struct shape *shape; uint8_t *p; uint8_t rxb; };
 
+const struct shape *any_shape(void)
+{
+	static const struct shape any64 = { 0xffff, 0xffff }, any32 = { 0xff, 0xff };
+	return machine_bits == 64 ? &any64 : &any32;
+}
+
 static int pick_register(struct rng *rng, uint32_t allowed)
 {
 	int r;
@@ -15,6 +21,8 @@ static int pick_register(struct rng *rng, uint32_t allowed)
 	return r;
 }
 
+static bool is_any(const struct shape *shape) { return shape->bases == any_shape()->bases; }
+
 /* Decides mod, rm, SIB of a memory operand; the displacement's bytes stay random until aim(). Returns modrm without reg. */
 struct address { uint8_t mod, rm, sib; bool has_sib; };
 
@@ -22,7 +30,7 @@ static struct address random_address(struct writer *w)
 {
 	struct rng *rng = w->rng;
 	struct address a = { .mod = below(rng, 3) };
-	bool any = w->shape->bases == 0xffff;
+	bool any = is_any(w->shape);
 	int base = pick_register(rng, w->shape->bases);
 	if (any && percent(rng, 8)) {                    /* RIP-relative */
 		w->rxb &= ~3;
@@ -67,13 +75,13 @@ static void put_legacy(struct writer *w, struct address *a)
 {
 	struct rng *rng = w->rng;
 	const struct form *f = w->f;
-	if (w->shape->bases == 0xffff && percent(rng, 4))
-		*w->p++ = percent(rng, 50) ? 0x65 : (const uint8_t[]){ 0x64, 0x2e, 0x3e, 0x26, 0x36 }[below(rng, 5)];
-	if (w->shape->bases == 0xffff && percent(rng, 5))
+	if (is_any(w->shape) && percent(rng, 4))
+		*w->p++ = machine_bits == 64 && percent(rng, 60) ? 0x64 | (rnd(rng) & 1) : (const uint8_t[]){ 0x2e, 0x3e, 0x26, 0x36 }[below(rng, 4)];
+	if (is_any(w->shape) && percent(rng, 5))
 		*w->p++ = 0x67;
 	memcpy(w->p, f->prefix, f->nprefix);
 	w->p += f->nprefix;
-	if (f->w || w->rxb || percent(rng, 10))
+	if (f->w || w->rxb || (machine_bits == 64 && percent(rng, 10)))
 		*w->p++ = 0x40 | f->w << 3 | w->rxb;
 	if (f->map)
 		*w->p++ = 0x0f;
@@ -89,9 +97,9 @@ static void put_vex(struct writer *w, struct address *a)
 	struct rng *rng = w->rng;
 	const struct form *f = w->f;
 	unsigned vvvv = percent(rng, 30) ? f->vvvv : below(rng, 16);
-	if (w->shape->bases == 0xffff && percent(rng, 3))
-		*w->p++ = percent(rng, 50) ? 0x65 : 0x64;
-	if (w->shape->bases == 0xffff && percent(rng, 3))
+	if (is_any(w->shape) && machine_bits == 64 && percent(rng, 3))
+		*w->p++ = 0x64 | (rnd(rng) & 1);
+	if (is_any(w->shape) && percent(rng, 3))
 		*w->p++ = 0x67;
 	if (!(w->rxb & 3) && !f->w && f->map == 1 && percent(rng, 70)) {
 		*w->p++ = 0xc5;
@@ -99,7 +107,7 @@ static void put_vex(struct writer *w, struct address *a)
 	} else {
 		*w->p++ = 0xc4;
 		*w->p++ = (~w->rxb & 7) << 5 | f->map;
-		*w->p++ = f->w << 7 | vvvv << 3 | f->l << 2 | f->pp;
+		*w->p++ = (machine_bits == 32 && percent(rng, 30) ? !f->w : f->w) << 7 | vvvv << 3 | f->l << 2 | f->pp;
 	}
 	*w->p++ = f->opcode;
 	if (f->has_modrm)
@@ -117,7 +125,9 @@ static void put_rest(struct writer *w, uint8_t *end)
 bool build(struct rng *rng, const struct form *f, const struct shape *shape, uint8_t bytes[15], struct decoded *d)
 {
 	for (unsigned tries = 0; tries < 300; tries++) {
-		struct writer w = { .rng = rng, .f = f, .shape = shape, .p = bytes, .rxb = percent(rng, 65) ? rnd(rng) & 7 : 0 };
+		struct writer w = { .rng = rng, .f = f, .shape = shape, .p = bytes };
+		if (machine_bits == 64 && percent(rng, 65))
+			w.rxb = rnd(rng) & 7;
 		struct address a = { 0 };
 		if (f->memory)
 			a = random_address(&w);

@@ -9,8 +9,8 @@ trap 'rm -rf "$dir"' EXIT
 run() { # parameters, arguments
 	params=$1
 	shift
-	ANYKVM_PARAMS=$params "$test" "$@" >"$dir/$params.out" 2>&1
-	echo "$params: $(tail -n 1 "$dir/$params.out")" >"$dir/$params.end"
+	ANYKVM_PARAMS=$params "$test" "$@" >"$dir/$bits.$params.out" 2>&1
+	echo "$bits-bit, $params: $(tail -n 1 "$dir/$bits.$params.out")" >"$dir/$bits.$params.end"
 }
 
 pair() { # two of them
@@ -21,15 +21,19 @@ pair() { # two of them
 	wait
 }
 
-extra_one= extra_two=
+extra_one= extra_two= bits=64
 pair engine.link=1 engine.link=0 --count 10 --sequences 40000 "$@"
 pair engine.block_insns=1 engine.careful=1 --count 6 --sequences 20000 "$@"
 extra_one=--fault-flags
 pair engine.precise_flags=1 engine.tlb_entries=64 --count 6 --sequences 20000 "$@"
 extra_one=
+bits=32
+pair engine.link=1 engine.block_insns=1 --bits 32 --count 8 --sequences 20000 "$@"
+pair engine.careful=1 engine.tlb_entries=64 --bits 32 --count 4 --sequences 10000 "$@"
+bits=64
 pair engine.flush_every=7 engine.code_cache_mb=2 --count 3 --sequences 20000 "$@"
 
 grep -h '^\(not ok\|#\|the guest\|signal\)' "$dir"/*.out
 cat "$dir"/*.end
-grep -h ' forms, ' "$dir/engine.link=1.out"
+grep -h ' forms, ' "$dir/64.engine.link=1.out" "$dir/32.engine.link=1.out"
 awk '/ passed, / { p += $(NF - 3); f += $(NF - 1) } !/ passed, / { f++ } END { print p " passed, " f " failed"; exit f > 0 }' "$dir"/*.end

@@ -12,12 +12,14 @@ static uint32_t *table;                          /* open hash: 1 + index into fo
 enum { TABLE = 1 << 16 };
 
 static ZydisDecoder decoder;
+int machine_bits = 64;
 
 static void decoder_init(void)
 {
 	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE,
 	                                        ZYDIS_DECODER_MODE_WBNOINVD };
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&decoder, machine_bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
+	                 machine_bits == 64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
 	for (unsigned i = 0; i < COUNT_OF(off); i++)
 		ZydisDecoderEnableMode(&decoder, off[i], ZYAN_FALSE);
 }
@@ -167,17 +169,19 @@ static void each_modrm(struct form *f, const char *filter)
 /* Bytes that are no opcodes: prefixes and escapes. */
 static bool is_opcode(unsigned map, unsigned byte)
 {
-	static const uint8_t others[] = { 0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x62, 0x64, 0x65, 0x66, 0x67, 0xc4, 0xc5, 0xf0, 0xf2, 0xf3 };
+	static const uint8_t others[] = { 0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3 };
 	if (map == 1)
 		return byte != 0x38 && byte != 0x3a;
-	return map > 1 || !(memchr(others, byte, sizeof others) || (byte & 0xf0) == 0x40);
+	if (machine_bits == 64 && ((byte & 0xf0) == 0x40 || byte == 0x62 || byte == 0xc4 || byte == 0xc5) && !map)
+		return false;
+	return map > 1 || !memchr(others, byte, sizeof others);
 }
 
 static void legacy_forms(const char *filter)
 {
 	static const uint8_t sets[][3] = { { 0 }, { 0x66 }, { 0xf2 }, { 0xf3 }, { 0x66, 0xf2 }, { 0x66, 0xf3 }, { 0xf0 }, { 0x66, 0xf0 } };
 	for (unsigned set = 0; set < COUNT_OF(sets); set++)
-		for (unsigned w = 0; w < 2; w++)
+		for (unsigned w = 0; w < (machine_bits == 64 ? 2 : 1); w++)
 			for (unsigned map = 0; map < 4; map++)
 				for (unsigned opcode = 0; opcode < 256; opcode++) {
 					if (!is_opcode(map, opcode))

@@ -20,7 +20,8 @@ enum { SYSTEM_BYTES = 1 << 20, PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000
        STACK_TOP = 0x19000, IRET_FRAME = 0x1a000, DATA_GPA = 0x200000, CODE_GPA = 0x10000000 };
 #define KERNEL 0xffffffff80000000ull
 #define MMIO_GPA 0xd0000000ull
-enum { SEL_KCODE = 0x08, SEL_KDATA = 0x10, SEL_UDATA = 0x2b, SEL_UCODE = 0x33, SEL_TSS = 0x40 };
+enum { SEL_KCODE = 0x08, SEL_KDATA = 0x10, SEL_UDATA = SEL_DATA, SEL_TSS = 0x40 };
+#define SEL_UCODE (machine_bits == 64 ? SEL_CODE64 : SEL_CODE32)
 enum { P = 1, W = 2, U = 4, LARGE = 0x80 };
 
 static int vm_fd, vcpu_fd;
@@ -78,6 +79,7 @@ static void make_system(void)
 {
 	*entry(GDT, 1) = 0x00af9b000000ffff;
 	*entry(GDT, 2) = 0x00cf93000000ffff;
+	*entry(GDT, 4) = 0x00cffb000000ffff;
 	*entry(GDT, 5) = 0x00cff3000000ffff;
 	*entry(GDT, 6) = 0x00affb000000ffff;
 	uint64_t tss = KERNEL + TSS, rsp0 = KERNEL + STACK_TOP;

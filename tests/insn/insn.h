@@ -26,6 +26,11 @@
 
 enum { PAGE = 4096, XSAVE_BYTES = 832, XSAVE_HEADER = 512, XSAVE_YMM = 576 };
 
+/* Code under test: 64-bit, or 32-bit in compatibility mode. */
+extern int machine_bits;
+static inline uint64_t machine_mask(void) { return machine_bits == 64 ? ~0ull : 0xffffffff; }
+enum { SEL_CODE32 = 0x23, SEL_DATA = 0x2b, SEL_CODE64 = 0x33 };   /* as the system has them for user code */
+
 /* ---- memory ---- */
 #define DATA_BASE 0x10000000ull
 #define CODE_BASE 0x20000000ull
@@ -117,6 +122,7 @@ static inline uint64_t test_rip(const struct test *t) { return t->slot + CODE_OF
 
 /* build.c. Registers that memory operands may use; ~0: any. */
 struct shape { uint32_t bases, indexes; };
+const struct shape *any_shape(void);
 bool build(struct rng *rng, const struct form *f, const struct shape *shape, uint8_t bytes[15], struct decoded *d);
 
 /* inputs.c */

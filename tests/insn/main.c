@@ -169,7 +169,7 @@ static void parse(int argc, char **argv)
 	static const struct option names[] = {
 		{ "seed", 1, 0, 's' }, { "filter", 1, 0, 'f' }, { "count", 1, 0, 'c' }, { "sequences", 1, 0, 'q' }, { "shard", 1, 0, 'd' },
 		{ "only", 1, 0, 'o' }, { "self", 0, 0, 'S' }, { "verbose", 0, 0, 'v' }, { "fault-flags", 0, 0, 'F' },
-		{ "no-x87-pointers", 0, 0, 'X' }, { "reports", 1, 0, 'r' }, { 0 } };
+		{ "no-x87-pointers", 0, 0, 'X' }, { "reports", 1, 0, 'r' }, { "bits", 1, 0, 'b' }, { 0 } };
 	int c;
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (c) {
@@ -180,6 +180,7 @@ static void parse(int argc, char **argv)
 		case 'd': sscanf(optarg, "%u/%u", &opt.shard, &opt.shards); break;
 		case 'o': opt.only = strtoull(optarg, NULL, 0); break;
 		case 'r': opt.max_reports = atoi(optarg); break;
+		case 'b': machine_bits = atoi(optarg); break;
 		case 'S': opt.self = true; break;
 		case 'v': opt.verbose = true; break;
 		case 'F': compare_fault_flags = true; break;

@@ -66,6 +66,8 @@ void native_init(int code_fd)
 	map_data();
 	check(mmap((void *)CODE_BASE, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, code_fd, 0) ==
 	      (void *)CODE_BASE, "code");
+	/* 64-bit code does not look at these, 32-bit code does. */
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_DATA));
 	native_gs_base = 0x3450;
 	check(!syscall(SYS_arch_prctl, ARCH_SET_GS, native_gs_base), "GS base");
 	check(!syscall(SYS_arch_prctl, ARCH_GET_FS, &native_fs_base), "FS base");
@@ -103,6 +105,15 @@ static void take_fpu(uint8_t *to, const uint8_t *frame)
 	to[XSAVE_HEADER] = 7;
 }
 
+static void set_selectors(ucontext_t *uc, uint16_t cs)
+{
+	uint16_t sel[4];                         /* CS GS FS SS */
+	memcpy(sel, &uc->uc_mcontext.gregs[REG_CSGSFS], 8);
+	sel[0] = cs;
+	sel[3] = SEL_DATA;
+	memcpy(&uc->uc_mcontext.gregs[REG_CSGSFS], sel, 8);
+}
+
 static void enter_test(ucontext_t *uc)
 {
 	memcpy(&saved_gregs, &uc->uc_mcontext.gregs, sizeof saved_gregs);
@@ -115,6 +126,7 @@ static void enter_test(ucontext_t *uc)
 		uc->uc_mcontext.gregs[greg_of[i]] = test->in.gpr[i];
 	uc->uc_mcontext.gregs[REG_RIP] = test->in.rip;
 	uc->uc_mcontext.gregs[REG_EFL] = test->in.rflags;
+	set_selectors(uc, machine_bits == 64 ? SEL_CODE64 : SEL_CODE32);
 	put_fpu(fpu, test->in.xsave);
 	phase = RUNNING;
 }

@@ -132,13 +132,13 @@ bool test_sequence(struct test *t)
 	image_reset();
 	random_state(&t->rng, &t->in);
 	for (unsigned i = 0; i < 2; i++) {
-		unsigned g = below(&t->rng, 16);
+		unsigned g = below(&t->rng, machine_bits == 64 ? 16 : 8);
 		shape.bases |= 1u << g;
 		t->in.gpr[g] = PAGE_ADDR(1) + 0x400 + below(&t->rng, 32) * 64;
 	}
 	t->in.gpr[RSP] = PAGE_ADDR(2) + 0x800;
 	do {
-		unsigned g = below(&t->rng, 16);
+		unsigned g = below(&t->rng, machine_bits == 64 ? 16 : 8);
 		shape.indexes = 1u << g & ~shape.bases;
 		if (shape.indexes)
 			t->in.gpr[g] = below(&t->rng, 16) * 16;

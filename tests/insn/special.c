@@ -30,7 +30,7 @@ static bool is_system(const ZydisDecodedInstruction *z)
 	switch (z->mnemonic) {
 	M(CPUID): M(RDTSC): M(RDTSCP): M(RDPMC): M(RDPID): M(RDRAND): M(RDSEED): M(XGETBV): M(SGDT): M(SIDT): M(SLDT): M(STR): M(SMSW):
 	M(SYSCALL): M(SYSENTER): M(SYSRET): M(SYSEXIT): M(INT): M(IRET): M(IRETD): M(IRETQ): M(LAR): M(LSL): M(VERR): M(VERW): M(LFS): M(LGS):
-	M(LSS): M(WRFSBASE): M(WRGSBASE): M(UD0): M(UD1): M(VMCALL): M(VMMCALL): M(INT1): M(GETSEC): M(MONITOR): M(MWAIT): M(RSM):
+	M(LSS): M(LDS): M(LES): M(WRFSBASE): M(WRGSBASE): M(UD0): M(UD1): M(VMCALL): M(VMMCALL): M(INT1): M(GETSEC): M(MONITOR): M(MWAIT): M(RSM):
 		return true;
 	default:
 		return z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
@@ -57,11 +57,13 @@ static bool is_short_branch(const struct decoded *d)
 	return false;
 }
 
-/* Reserved forms that makers fill differently: PREFETCH of a register, PAUSE with REX.B. */
+/* Reserved forms that makers fill differently: PREFETCH of a register, PAUSE with REX.B, 64-bit VPINSRQ in 32-bit code. */
 static bool is_reserved(const struct decoded *d)
 {
 	if (d->z.mnemonic == ZYDIS_MNEMONIC_PAUSE)
 		return d->z.raw.rex.B;
+	if (machine_bits == 32 && (d->z.mnemonic == ZYDIS_MNEMONIC_VPINSRD || d->z.mnemonic == ZYDIS_MNEMONIC_VPEXTRD))
+		return d->z.raw.vex.W;
 	return d->z.opcode_map == ZYDIS_OPCODE_MAP_0F && d->z.opcode == 0x0d && d->z.raw.modrm.mod == 3;
 }
 
@@ -78,7 +80,7 @@ static bool needs_special_inputs(const ZydisDecodedInstruction *z)
 {
 	switch (z->mnemonic) {
 	M(MOVSB): M(MOVSW): M(MOVSQ): M(STOSB): M(STOSW): M(STOSD): M(STOSQ): M(LODSB): M(LODSW): M(LODSD): M(LODSQ): M(SCASB): M(SCASW):
-	M(SCASD): M(SCASQ): M(CMPSB): M(CMPSW): M(CMPSQ): M(IN): M(OUT): M(ENTER): M(LEAVE): M(POPF): M(POPFQ): M(XLAT): M(MASKMOVQ):
+	M(SCASD): M(SCASQ): M(CMPSB): M(CMPSW): M(CMPSQ): M(IN): M(OUT): M(ENTER): M(LEAVE): M(POPF): M(POPFD): M(POPFQ): M(POPA): M(POPAD): M(INTO): M(BOUND): M(XLAT): M(MASKMOVQ):
 	M(MASKMOVDQU): M(VMASKMOVDQU): M(FXSAVE): M(FXSAVE64): M(FXRSTOR): M(FXRSTOR64): M(XSAVE): M(XSAVE64): M(XSAVEC): M(XSAVEC64):
 	M(XSAVEOPT): M(XSAVEOPT64): M(XRSTOR): M(XRSTOR64): M(LDMXCSR): M(VLDMXCSR): M(FLDCW): M(FLDENV): M(FRSTOR): M(UD2): M(INT3):
 	M(FNINIT): M(FNSTENV): M(FNSAVE):
@@ -106,6 +108,8 @@ bool is_simple(const struct decoded *d)
 /* ---- helpers ---- */
 static uint64_t address32(struct test *t, uint64_t a)
 {
+	if (machine_bits == 32)
+		return (uint32_t)a;
 	return t->insn[0].z.address_width == 32 ? (uint32_t)a | rnd(&t->rng) << 32 : a;
 }
 
@@ -136,7 +140,7 @@ static bool set_gpr(struct test *t, int g, uint64_t v)
 {
 	if (base_is(t, g))
 		return false;
-	t->in.gpr[g] = v;
+	t->in.gpr[g] = v & machine_mask();
 	return true;
 }
 
@@ -150,7 +154,7 @@ static uint64_t code_target(struct test *t)
 {
 	uint64_t target = t->slot + SLOT_BYTES - 64 + below(&t->rng, 60);
 	/* The engine pushes a call's return address before it finds the target not canonical. */
-	if (t->insn[0].z.mnemonic == ZYDIS_MNEMONIC_CALL)
+	if (t->insn[0].z.mnemonic == ZYDIS_MNEMONIC_CALL || machine_bits == 32)
 		return target;
 	return percent(&t->rng, 7) ? target ^ 1ull << (47 + below(&t->rng, 16)) : target;
 }
@@ -184,7 +188,7 @@ static bool bit_string(struct test *t)
 	int64_t bit = (int64_t)below(&t->rng, 0x4000) - 0x2000;
 	if (percent(&t->rng, 10))
 		bit *= 8;
-	t->in.gpr[g] = size == 64 ? (uint64_t)bit : size == 32 ? (uint32_t)bit | rnd(&t->rng) << 32 : (uint16_t)bit | rnd(&t->rng) << 16;
+	t->in.gpr[g] = (size == 64 ? (uint64_t)bit : size == 32 ? (uint32_t)bit | rnd(&t->rng) << 32 : (uint16_t)bit | rnd(&t->rng) << 16) & machine_mask();
 	return true;
 }
 
@@ -252,7 +256,7 @@ static bool ret(struct test *t)
 {
 	uint64_t target = code_target(t);
 	stack(t);
-	poke(t->in.gpr[RSP], &target, 8);
+	poke(t->in.gpr[RSP], &target, machine_bits / 8);
 	return true;
 }
 
@@ -275,10 +279,10 @@ static bool branch(struct test *t)
 		return relative(t, 0);
 	}
 	uint64_t target = code_target(t);
-	if (d->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
+	if (d->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && d->op[0].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
 		t->in.gpr[gpr_of(d->op[0].reg.value)] = target;
 	else
-		poke(operand_address(t), &target, 8);    /* if there is no memory, the branch faults */
+		poke(operand_address(t), &target, machine_bits / 8);    /* if there is no memory, the branch faults */
 	return true;
 }
 
@@ -300,6 +304,8 @@ static bool xlat(struct test *t)
 
 static bool maskmov(struct test *t)
 {
+	if (t->insn[0].z.address_width == 16)
+		return false;
 	/* Processors differ in whether bytes that are not stored can fault. */
 	uint64_t a = percent(&t->rng, 10) ? PAGE_ADDR(MMIO) + 64 : PAGE_ADDR(1) + 0x800 + below(&t->rng, PAGE);
 	t->in.gpr[RDI] = address32(t, (percent(&t->rng, 20) ? PAGE_ADDR(2) - below(&t->rng, 16) : a) - override_base(t));
@@ -446,9 +452,11 @@ bool special_inputs(struct test *t)
 	M(SCASD): M(SCASQ): M(CMPSB): M(CMPSW): M(CMPSQ): M(INSB): M(INSW): M(INSD): M(OUTSB): M(OUTSW): M(OUTSD): return string(t);
 	M(MOVSD): M(CMPSD): return t->insn[0].z.meta.isa_ext == ZYDIS_ISA_EXT_BASE ? string(t) : true;
 	M(IN): M(OUT): return port(t);
-	M(PUSH): M(POP): M(PUSHF): M(PUSHFQ): M(ENTER): M(LEAVE): return stack(t);
+	M(PUSHA): M(PUSHAD): M(PUSHFD): M(PUSH): M(POP): M(PUSHF): M(PUSHFQ): M(ENTER): M(LEAVE): return stack(t);
+	M(POPA): M(POPAD): return true;          /* some have popped a few when a later one faults */
 	M(RET): return ret(t);
-	M(POPF): M(POPFQ): return popf(t);
+	M(VMASKMOVPS): M(VMASKMOVPD): M(VPMASKMOVD): M(VPMASKMOVQ): return machine_bits == 64 || operand_address(t) + 32 < 1ull << 32;
+	M(POPF): M(POPFD): M(POPFQ): return popf(t);
 	M(XLAT): return xlat(t);
 	M(MASKMOVQ): M(MASKMOVDQU): M(VMASKMOVDQU): return maskmov(t);
 	M(VGATHERDPS): M(VGATHERDPD): M(VGATHERQPS): M(VGATHERQPD): M(VPGATHERDD): M(VPGATHERDQ): M(VPGATHERQD): M(VPGATHERQQ): return gather(t);
