@@ -45,12 +45,33 @@ static uint8_t fpu_class_of(const struct insn *in, const ZydisDecodedInstruction
 	}
 }
 
+/* MMX forms of instructions that came with SSE: CR4.OSFXSR does not matter to them. */
+static bool is_mmx_form(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	bool mmx = false;
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_CVTPS2PI: case ZYDIS_MNEMONIC_CVTTPS2PI: case ZYDIS_MNEMONIC_CVTPD2PI: case ZYDIS_MNEMONIC_CVTTPD2PI:
+		return false;
+	default:
+		break;
+	}
+	for (unsigned i = 0; i < z->operand_count; i++) {
+		ZydisRegisterClass class = ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(ops[i].reg.value) : 0;
+		if (class == ZYDIS_REGCLASS_XMM)
+			return false;
+		mmx |= class == ZYDIS_REGCLASS_MMX;
+	}
+	return mmx;
+}
+
 /* SSE-numbered instructions that touch no vector state and are not subject to CR0.TS and CR4.OSFXSR. */
 static bool is_plain_sse(unsigned mnemonic)
 {
 	switch (mnemonic) {
 	case ZYDIS_MNEMONIC_LFENCE: case ZYDIS_MNEMONIC_SFENCE: case ZYDIS_MNEMONIC_MFENCE: case ZYDIS_MNEMONIC_MOVNTI:
 	case ZYDIS_MNEMONIC_CRC32: case ZYDIS_MNEMONIC_POPCNT: case ZYDIS_MNEMONIC_CLFLUSH: case ZYDIS_MNEMONIC_PAUSE:
+	/* These look at CR0 themselves. */
+	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
 		return true;
 	default:
 		return false;
@@ -342,6 +363,8 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 	if (may_keep_flags(x))
 		x->flags_written = 0, x->flags_read = RFLAGS_ARITH;
 	x->fpu_class = is_plain_sse(in->mnemonic) ? FPU_CLASS_NONE : fpu_class_of(in, z);
+	if (x->fpu_class == FPU_CLASS_SIMD && is_mmx_form(z, ops))
+		x->fpu_class = FPU_CLASS_X87;
 	x->simd = x->fpu_class != FPU_CLASS_NONE || z->meta.isa_ext != ZYDIS_ISA_EXT_BASE;
 	x->force66 = (u->mode & MODE_CODE_MASK) == MODE_CODE16 && in->opsize == 2;
 	x->x87_op = is_x87(z) && !is_x87_control(in->mnemonic);

@@ -75,11 +75,12 @@ static void store_registers(struct cpu *cpu, ucontext_t *uc, const struct insn_m
 }
 
 /* The kernel says which exception it was; where it does not, the kind of instruction tells. */
-static unsigned vector_of(int signo, unsigned trap, unsigned fpu)
+static unsigned vector_of(const struct cpu *cpu, int signo, unsigned trap, unsigned fpu)
 {
+	unsigned simd = cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD;
 	if (signo == SIGFPE)
-		return trap == VEC_MF || trap == VEC_XM ? trap :
-		       fpu == FPU_CLASS_X87 ? VEC_MF : fpu == FPU_CLASS_SIMD ? VEC_XM : VEC_DE;
+		return trap == VEC_MF ? VEC_MF : trap == VEC_XM ? simd :
+		       fpu == FPU_CLASS_X87 ? VEC_MF : fpu == FPU_CLASS_SIMD ? simd : VEC_DE;
 	return signo == SIGILL ? VEC_UD : VEC_GP;
 }
 
@@ -131,7 +132,7 @@ bool engine_signal(int signo, void *siginfo, void *ucontext)
 		return false;
 	store_registers(cpu, uc, m);
 	cpu->rip = b->rip + (m->guest_offset_lo | m->guest_offset_hi << 8);
-	en->signal.vector = vector_of(signo, uc->uc_mcontext.gregs[UC_TRAPNO], m->fpu);
+	en->signal.vector = vector_of(cpu, signo, uc->uc_mcontext.gregs[UC_TRAPNO], m->fpu);
 	en->signal.fault = memory_gone;
 	*host_greg(uc, H_RSP) = (greg_t)cpu;                        
 	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)to_rx(en, en->stub_signal);
