@@ -51,8 +51,8 @@ static void interrupt_flag(void)
 			expect(name, rig.r2.rsp < RIG_STACK0, 1);
 		rig_end(&rig);
 	}
-	VALUE(VM86, "PUSHF shows VIF as IF and IOPL 3", 16, "xor eax, eax; pushf; pop ax; hlt", 0x3202, rig->s.cr4 |= VME; rig->r.rflags |= VIF);
-	VALUE(VM86, "PUSHF shows VIF clear", 16, "xor eax, eax; pushf; pop ax; hlt", 0x3002, rig->s.cr4 |= VME; rig->r.rflags |= IF);
+	VALUE(VM86, "PUSHF shows VIF as IF and IOPL 3", 16, "mov eax, 0; pushf; pop ax; hlt", 0x3202, rig->s.cr4 |= VME; rig->r.rflags |= VIF);
+	VALUE(VM86, "PUSHF shows VIF clear", 16, "mov eax, 0; pushf; pop ax; hlt", 0x3002, rig->s.cr4 |= VME; rig->r.rflags |= IF);
 	VALUE(PROT, "PUSHFD hides RF and VM", 32, "pushfd; pop eax; hlt", 0x2, rig->r.rflags |= 0x10000);
 }
 
@@ -126,7 +126,8 @@ static void io_bitmap(void)
 	CASE_WITH(PROT3, "OUTSB, bitmap before the operand", GP, 0, 32, "mov esi, 0xfffffff0; xor eax, eax; mov ds, eax; " AT "outsb; hlt", (void)0);
 	CASE_WITH(PROT3, "REP OUTSB of nothing asks nobody", DONE, 0, 32, "xor ecx, ecx; rep outsb; hlt", (void)0);
 	CASE_WITH(PROT3, "IN, IOPL 3", DONE, 0, 32, "in al, 0x80; hlt", rig->r.rflags |= 0x3000; rig->exit = answer_io);
-	CASE_WITH(PROT3, "16-bit TSS has no bitmap", GP, 0, 32, "nop; " AT "in al, 0x80; hlt", rig->s.tr.type = 3);
+	CASE_WITH(PROT3, "16-bit TSS has no bitmap", GP, 0, 32, "nop; " AT "in al, 0x80; hlt", rig->s.tr.type = 3;
+	          rig_poke(rig, RIG_TSS + 2, 2, RIG_STACK0); rig_poke(rig, RIG_TSS + 4, 2, DATA32));
 }
 
 int main(void)

@@ -75,7 +75,7 @@ static void x87(void)
 	}
 	struct rig rig;                                          /* stack fault, unmasked; status and pointers stay visible */
 	rig_start(&rig, LONG);
-	rig_run(&rig, CODE(64, "fninit; mov word ptr [0x4000], 0x37e; fldcw [0x4000]; " "fstp qword ptr [0x4100]; fnstsw ax; fnstenv [0x4020]; mov ebx, [0x402c]; " AT "fwait; hlt"));
+	rig_run(&rig, CODE(64, "fninit; mov word ptr [0x4000], 0x37e; fldcw [0x4000]; " "fstp qword ptr [0x4100]; fnstsw ax; fnstenv [0x4020]; mov ebx, [0x402c]; fldenv [0x4020]; " AT "fwait; hlt"));
 	expect_outcome(&rig, "stack underflow", MF, ANY);
 	expect("status", rig.r2.rax & 0x82c1, 0x8041 | 0x80);
 	expect("FIP", rig.r2.rbx, RIG_CODE + 2 + 10 + 7);
