@@ -250,6 +250,20 @@ static void branch_target(struct translation_unit *u, struct xinsn *x)
 	x->target = size == 8 ? t : size == 4 ? (uint32_t)t : (uint16_t)t;
 }
 
+/* A jump out of CS's limit faults at the jump, so its rule looks at it. */
+static bool beyond_limit(const struct translation_unit *u, uint64_t target)
+{
+	return !(u->mode & MODE_FLAT) && (u->mode & MODE_CODE_MASK) != MODE_CODE64 && target > u->cpu->seg[SEG_CS].limit;
+}
+
+static void classify_direct_jump(struct translation_unit *u, struct xinsn *x)
+{
+	x->kind = KIND_JMP;
+	branch_target(u, x);
+	if (beyond_limit(u, x->target))
+		set_rule(x, rule_near_jmp, RULE_ENDS);
+}
+
 static bool classify_branch(struct translation_unit *u, struct xinsn *x, const ZydisDecodedInstruction *z)
 {
 	const struct insn *in = &x->in;
@@ -259,6 +273,8 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 		x->kind = KIND_JCC;
 		x->cc = in->opcode & 15;
 		branch_target(u, x);
+		if (beyond_limit(u, x->target))
+			set_rule(x, rule_near_jmp, RULE_ENDS);
 		return true;
 	}
 	switch (in->mnemonic) {
@@ -266,7 +282,7 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 		if (far)
 			set_rule(x, rule_jmp_far, RULE_ENDS);
 		else if (in->opcode != 0xff)
-			x->kind = KIND_JMP, branch_target(u, x);
+			classify_direct_jump(u, x);
 		else if (wide && !u->careful)
 			x->kind = KIND_JMP_IND;
 		else

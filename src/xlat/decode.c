@@ -40,6 +40,8 @@ static int decode_straddling(struct translation_unit *u, struct xinsn *x, const 
 {
 	struct cpu *cpu = u->cpu;
 	uint64_t lin = (x->rip + avail);
+	if (!cpu_code64(cpu) && lin > cpu->seg[SEG_CS].limit)
+		cpu_raise_gp(cpu);
 	if (!cpu_code64(cpu))
 		lin = (uint32_t)(lin + cpu->seg[SEG_CS].base);
 	if (cpu_code64(cpu) && !cpu_canonical(cpu, lin))

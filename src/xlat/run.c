@@ -86,7 +86,7 @@ static uint32_t block_mode(struct cpu *cpu, bool careful)
 	return mode;
 }
 
-static struct block *find_block(struct cpu *cpu, uint32_t mode)
+static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 {
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
@@ -110,6 +110,24 @@ static struct block *find_block(struct cpu *cpu, uint32_t mode)
 	if (!engine_room(en))
 		engine_reset(en);
 	return block_translate(en, host, cpu->rip, mode);
+}
+
+static bool within_limit(const struct cpu *cpu, const struct block *b)
+{
+	return cpu->mode & MODE_FLAT || cpu_code64(cpu) || b->rip + b->length - 1 <= cpu->seg[SEG_CS].limit;
+}
+
+/* The block at RIP. One that reaches beyond CS's limit is run as far as the limit goes, one instruction at a time. */
+static struct block *find_block(struct cpu *cpu, uint32_t mode)
+{
+	struct block *b = find_any_block(cpu, mode);
+	if (likely(within_limit(cpu, b)))
+		return b;
+	if (b->insns > 1)
+		b = find_any_block(cpu, mode | XMODE_ONE);
+	if (!within_limit(cpu, b))
+		cpu_raise_gp(cpu);
+	return b;
 }
 
 /* May other blocks jump to this one without the dispatcher? */
