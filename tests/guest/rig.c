@@ -257,7 +257,7 @@ static const char *outcome_name(int outcome, char *buffer)
 void expect_outcome(struct rig *rig, const char *name, int vector, int64_t error)
 {
 	bool good = rig->vector == vector && (error == ANY || rig->error == error);
-	bool where = vector == DONE || !rig->mark || rig->rip == rig->mark;
+	bool where = vector == DONE || vector >= EXIT || !rig->mark || rig->rip == rig->mark;
 	char a[16], b[16];
 
 	if (getenv("RIG_NAMES"))
