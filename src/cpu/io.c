@@ -203,7 +203,8 @@ void rule_outs(struct cpu *cpu, const struct insn *insn)
 	} else {
 		lin_read(cpu, s.addr, cpu->io.data, s.size, 0);
 		if (!cpu->ops->pio_write(cpu, s.port, cpu->io.data, s.size)) {
-			lin_read(cpu, s.addr, cpu->io.data, s.items * s.size, 0);
+			if (s.items > 1)
+				lin_read(cpu, s.addr, cpu->io.data, s.items * s.size, 0);
 			ask_client(cpu, s.port, true, s.size, s.items);
 		}
 	}
