@@ -23,12 +23,13 @@ static void put_indirect_entry(struct translation_unit *u)
 	put_load(e, H_RCX, AT_SPILL(e, 0));
 }
 
-static void put_poll(struct translation_unit *u)
+/* Leaves, to go on at x, if the poll word is set. */
+static void put_poll(struct translation_unit *u, const struct xinsn *x)
 {
 	struct emit *e = &u->e;
 	struct cold *c = &u->cold[u->ncold++];
-	*c = (struct cold){ .rip = u->block->rip, .kind = COLD_POLL };
-	if (!u->insn[0].flags_live) {
+	*c = (struct cold){ .rip = x->rip, .kind = COLD_POLL };
+	if (!x->flags_live) {
 		put_alu_mem_imm(e, 0, 7, AT(e, poll), 0);
 		c->place = put_jcc(e, 5);
 		return;
@@ -43,6 +44,16 @@ static void put_poll(struct translation_unit *u)
 	put_load(e, H_RCX, AT_SPILL(e, 0));
 }
 
+/*
+ * May x have stored to a device? The client must see that before the next
+ * instruction. (Fast translations leave such a store to a careful one, alone
+ * in its block.)
+ */
+static bool may_store_to_device(const struct translation_unit *u, const struct xinsn *x)
+{
+	return x->kind == KIND_RULE ? x->in.mem_write || x->rule == rule_pushf : u->careful && x->in.mem_write;
+}
+
 static void unit_emit(struct translation_unit *u)
 {
 	struct block *b = u->block;
@@ -50,7 +61,7 @@ static void unit_emit(struct translation_unit *u)
 	b->entry = u->e.p;
 	b->map = meta_alloc(u->engine, sizeof *b->map * 2 * u->count);
 	if (!(u->mode & XMODE_ONE))
-		put_poll(u);
+		put_poll(u, &u->insn[0]);
 	for (unsigned i = 0; i < u->count; i++) {
 		struct xinsn *x = &u->insn[i];
 		switch (x->kind) {
@@ -60,6 +71,8 @@ static void unit_emit(struct translation_unit *u)
 		case KIND_NOP: break;
 		default: put_control(u, x); break;
 		}
+		if (i + 1 < u->count && may_store_to_device(u, x))
+			put_poll(u, x + 1);
 	}
 	if (!u->ended)
 		put_goto(u, u->insn[u->count - 1].next);
