@@ -333,8 +333,7 @@ long kvm_vcpu_set_signal_mask(struct vcpu *v, void *arg)
 	return 0;
 }
 
-/* Only the engine makes code that faults on purpose. */
 bool anykvm_signal(int signo, void *siginfo, void *ucontext)
 {
-	return engine_signal(signo, siginfo, ucontext);
+	return mem_copy_signal(signo, siginfo, ucontext) || engine_signal(signo, siginfo, ucontext);
 }

@@ -10,21 +10,6 @@ void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsi
 	m->code_hook_arg = arg;
 }
 
-/* Naturally aligned words move at once: the guest may look at them or change them meanwhile. */
-static void copy(void *to, const void *from, size_t len)
-{
-	uintptr_t both = (uintptr_t)to | (uintptr_t)from;
-
-	if (len == 8 && both % 8 == 0)
-		*(volatile uint64_t *)to = *(const volatile uint64_t *)from;
-	else if (len == 4 && both % 4 == 0)
-		*(volatile uint32_t *)to = *(const volatile uint32_t *)from;
-	else if (len == 2 && both % 2 == 0)
-		*(volatile uint16_t *)to = *(const volatile uint16_t *)from;
-	else
-		memcpy(to, from, len);
-}
-
 /* Tells the owner of translations. A translator sets its bit before it reads the bytes, we look after we wrote them. */
 static void code_written(struct mem *m, const struct mem_slot *s, uint64_t gpa, size_t len)
 {
@@ -63,7 +48,8 @@ static bool read_pages(struct mem *m, uint64_t gpa, uint8_t *to, size_t len)
 
 		if (!s)
 			return false;
-		copy(to, mem_slot_host(s, gpa), n);
+		if (!mem_copy(to, mem_slot_host(s, gpa), n))
+			return false;
 		gpa += n;
 		to += n;
 		len -= n;
@@ -79,7 +65,8 @@ static bool write_pages(struct mem *m, uint64_t gpa, const uint8_t *from, size_t
 
 		if (!s || s->flags & MEM_SLOT_READONLY)
 			return false;
-		copy(mem_slot_host(s, gpa), from, n);
+		if (!mem_copy(mem_slot_host(s, gpa), from, n))
+			return false;
 		mem_mark_dirty(s, gpa);
 		code_written(m, s, gpa, n);
 		gpa += n;

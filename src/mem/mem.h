@@ -77,6 +77,10 @@ void mem_mark_dirty(const struct mem_slot *s, uint64_t gpa);
  */
 bool mem_read(struct mem *m, uint64_t gpa, void *to, size_t len);
 bool mem_write(struct mem *m, uint64_t gpa, const void *from, size_t len);
+/* Copies from or to host addresses in slots; false if the client has taken the memory away. Words are copied at once. */
+bool mem_copy(void *to, const void *from, size_t len);
+/* For the handler of SIGSEGV and SIGBUS: was it mem_copy()? Then the context is changed so that it returns false. */
+bool mem_copy_signal(int signo, const void *siginfo, void *ucontext);
 /* Upper floor's hook: bytes [gpa, gpa+len) inside one page were changed and hold translated code. */
 void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsigned len), void *arg);
 

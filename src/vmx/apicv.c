@@ -14,10 +14,12 @@ enum { VAPIC_TPR = 0x80 };
 bool vmx_tpr_below_threshold(const struct vmx_vcpu *v)
 {
 	const struct control_block *ctl = &v->vmcs02;
+	uint8_t tpr = 0;
 
 	if (!ctl->vapic || !(ctl->primary & PRIMARY_TPR_SHADOW) || (ctl->secondary & SECONDARY_VIRTUAL_INTR))
 		return false;
-	return ctl->vapic[VAPIC_TPR] >> 4 < (ctl->tpr_threshold & 0xf);
+	mem_copy(&tpr, ctl->vapic + VAPIC_TPR, sizeof(tpr));
+	return tpr >> 4 < (ctl->tpr_threshold & 0xf);
 }
 
 /* The processor writes the virtual-APIC page by its host address: tell the dirty log. */

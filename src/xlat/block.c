@@ -59,7 +59,7 @@ static void unit_emit(struct translation_unit *u)
 	struct block *b = u->block;
 	put_indirect_entry(u);
 	b->entry = u->e.p;
-	b->map = meta_alloc(u->engine, sizeof *b->map * 2 * u->count);
+	b->map = meta_alloc(u->engine, sizeof *b->map * 4 * u->count);
 	if (!(u->mode & XMODE_ONE))
 		put_poll(u, &u->insn[0]);
 	for (unsigned i = 0; i < u->count; i++) {

@@ -221,6 +221,8 @@ void put_native(struct translation_unit *u, struct xinsn *x);
 void put_lea_insn(struct translation_unit *u, struct xinsn *x);
 void put_bit_string(struct translation_unit *u, struct xinsn *x);
 int put_guest_reg(struct translation_unit *u, int guest, int scratch);    /* host register holding it; loads into scratch */
+/* What follows belongs to x, should it fault: for accesses that put_native() does not make. At most three per instruction. */
+void note_access(struct translation_unit *u, const struct xinsn *x);
 /* branch.c */
 void put_control(struct translation_unit *u, struct xinsn *x);
 void put_goto(struct translation_unit *u, uint64_t rip);

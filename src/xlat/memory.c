@@ -135,9 +135,9 @@ static struct mem_operand put_fast_access(struct translation_unit *u, const stru
 
 struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access)
 {
-	if (u->careful)
-		return put_careful_access(u, x, seg, size, access, 0);
-	return put_fast_access(u, x, size, access);
+	struct mem_operand m = u->careful ? put_careful_access(u, x, seg, size, access, 0) : put_fast_access(u, x, size, access);
+	note_access(u, x);
+	return m;
 }
 
 static unsigned operand_access(const struct xinsn *x)
@@ -171,6 +171,7 @@ struct mem_operand put_window_access(struct translation_unit *u, const struct xi
 		put_window_check(u, x, w, size, access);
 		b = put_guest_reg(u, base, H_R13);
 	}
+	note_access(u, x);
 	return mem_index(b, reg, 0, (int32_t)disp);
 }
 

@@ -260,6 +260,11 @@ static void note_map(struct translation_unit *u, const struct xinsn *x, const st
 		m->borrowed[i] = i < r->nborrowed ? r->borrowed[i] : 0xff;
 }
 
+void note_access(struct translation_unit *u, const struct xinsn *x)
+{
+	note_map(u, x, &(struct renaming){ .nborrowed = 0 });
+}
+
 /* Emits the renamed instruction; m: NULL for register forms. The operand's registers are r13/r14 at most. */
 void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m)
 {

@@ -162,7 +162,7 @@ static void test_split_against_others(void)
 		run_both(&g, KVM_EXIT_HLT);
 		check_equal(word32(&g, PAGE_EDGE - 4), 3000);
 		check_equal(word32(&g, PAGE_EDGE), (uint32_t)guest_regs(&g, 1).rcx);
-		check(guest_regs(&g, 1).rcx > 1000);
+		check(guest_regs(&g, 1).rcx > 0);
 		guest_destroy(&g);
 	}
 }
