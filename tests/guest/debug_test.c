@@ -21,8 +21,10 @@ static void debug_registers(struct rig *rig, uint64_t dr0, uint64_t dr7)
 
 /* Runs text, expects #DB with these bits of DR6 and the frame's RIP at the mark. */
 #define DEBUG(m, name, bits, text, want, dr0, dr7, ...) do { \
-	struct rig r_, *rig = &r_; rig_start(rig, m); debug_registers(rig, dr0, dr7); __VA_ARGS__; rig_run(rig, CODE(bits, text)); \
-	expect_outcome(rig, name, (want) < 0 ? DONE : DB, ANY); if ((want) >= 0) expect_value(name, "dr6", dr6(rig), want); rig_end(rig); } while (0)
+	struct rig r_, *rig = &r_; rig_start(rig, m); debug_registers(rig, dr0, dr7); __VA_ARGS__; \
+		rig_run(rig, CODE(bits, text)); \
+	expect_outcome(rig, name, (want) < 0 ? DONE : DB, ANY); if ((want) >= 0) expect_value(name, "dr6", dr6(rig), want); \
+		rig_end(rig); } while (0)
 #define R0(type, len) (3 | (type) << 16 | (len) << 18)
 enum { EXEC, WRITE, IO, ACCESS };
 #define STEP rig->r.rflags |= TF
@@ -33,16 +35,20 @@ static void steps(void)
 	for (unsigned i = 0; i < 7; i++)
 		DEBUG(modes[i], "step of NOP", 32, "nop; " AT "nop; hlt", BS, 0, 0, STEP);
 	DEBUG(LONG, "POPF sets TF", 64, "push 0x102; popfq; nop; " AT "nop; hlt", BS, 0, 0);
-	DEBUG(LONG, "POPF clears TF", 64, "popfq; " AT "nop; hlt", BS, 0, 0, STEP; rig->r.rsp -= 8; rig_poke(rig, rig->r.rsp, 8, 2));
+	DEBUG(LONG, "POPF clears TF", 64, "popfq; " AT "nop; hlt", BS, 0, 0, STEP; rig->r.rsp -= 8;
+		rig_poke(rig, rig->r.rsp, 8, 2));
 	DEBUG(LONG, "step of REP STOSB: each iteration", 64, "nop; " AT "nop; hlt", BS, 0, 0, STEP);
 	DEBUG(LONG, "step of PUSHF", 64, "pushfq; " AT "nop; hlt", BS, 0, 0, STEP);
 	DEBUG(LONG, "step of a taken jump", 64, "jmp 1f; nop; 1: " AT "nop; hlt", BS, 0, 0, STEP);
-	DEBUG(LONG, "step of MOV SS: after the next", 64, "mov ss, eax; nop; " AT "nop; hlt", BS, 0, 0, STEP; rig->r.rax = DATA32);
+	DEBUG(LONG, "step of MOV SS: after the next", 64, "mov ss, eax; nop; " AT "nop; hlt", BS, 0, 0, STEP;
+		rig->r.rax = DATA32);
 	DEBUG(LONG, "step of CPUID", 64, "cpuid; " AT "nop; hlt", BS, 0, 0, STEP);
 	DEBUG(LONG, "step of WRMSR", 64, "wrmsr; " AT "nop; hlt", BS, 0, 0, STEP; rig->r.rcx = 0xc0000102);
-	DEBUG(LONG3, "step of an indirect call", 64, "call rbx; nop; hlt; nop; 1: " AT "nop; hlt", BS, 0, 0, STEP; rig->r.rbx = RIG_CODE + 5);
+	DEBUG(LONG3, "step of an indirect call", 64, "call rbx; nop; hlt; nop; 1: " AT "nop; hlt", BS, 0, 0, STEP;
+		rig->r.rbx = RIG_CODE + 5);
 	DEBUG(LONG, "step of IRETQ that clears TF", 64, "iretq; nop; 1: " AT "nop; hlt", BS, 0, 0, STEP; rig->r.rsp -= 40;
-	      rig_poke(rig, rig->r.rsp, 8, RIG_CODE + 3); rig_poke(rig, rig->r.rsp + 8, 8, CODE64); rig_poke(rig, rig->r.rsp + 16, 8, 2);
+	      rig_poke(rig, rig->r.rsp, 8, RIG_CODE + 3); rig_poke(rig, rig->r.rsp + 8, 8, CODE64);
+		rig_poke(rig, rig->r.rsp + 16, 8, 2);
 	      rig_poke(rig, rig->r.rsp + 24, 8, 0x6800); rig_poke(rig, rig->r.rsp + 32, 8, DATA32));
 	CASE_WITH(LONG, "a fault takes no step", UD, ANY, 64, AT "ud2; hlt", rig->r.rflags |= TF);
 	CASE_WITH(LONG, "INT n takes no step before its handler", 0x40, 0, 64, "int 0x40; " AT "hlt", rig->r.rflags |= TF);
@@ -58,7 +64,8 @@ static void steps(void)
 	expect("RCX", rig.r2.rcx, 2);
 	rig_end(&rig);
 	rig_start(&rig, LONG3);
-	struct { struct kvm_msrs head; struct kvm_msr_entry e[2]; } m = { .head.nmsrs = 2, .e = { { 0xc0000082, 0, RIG_HANDLERS + 16 * 0x50 }, { 0xc0000084, 0, TF } } };
+	struct { struct kvm_msrs head; struct kvm_msr_entry e[2]; } m = { .head.nmsrs = 2,
+		.e = { { 0xc0000082, 0, RIG_HANDLERS + 16 * 0x50 }, { 0xc0000084, 0, TF } } };
 	guest_ioctl(rig.g.vcpu[0], KVM_SET_MSRS, &m);
 	rig.s.efer |= 1;
 	rig.r.rflags |= TF;
@@ -91,21 +98,28 @@ static void breakpoints(void)
 	DEBUG(LONG, "STOSB", 64, "mov edi, 0x4000; stosb; " AT "nop; hlt", 1, 0x4000, R0(WRITE, 3));
 	DEBUG(LONG, "MOVSB reads", 64, "mov esi, 0x4000; mov edi, 0x5000; movsb; " AT "nop; hlt", 1, 0x4000, R0(ACCESS, 3));
 	DEBUG(LONG, "with a step", 64, "mov [0x4000], eax; " AT "nop; hlt", BS | 1, 0x4000, R0(WRITE, 3), STEP);
-	DEBUG(LONG, "MOV SS from memory: after the next", 64, "mov ss, [0x4000]; nop; " AT "nop; hlt", 1, 0x4000, R0(ACCESS, 1), rig_poke(rig, 0x4000, 2, DATA32));
-	DEBUG(LONG, "faulting write does not hit", 64, "mov rax, 0x4000; mov rbx, 0x40000000; movsq; hlt", -1, 0x4008, R0(WRITE, 2));
+	DEBUG(LONG, "MOV SS from memory: after the next", 64, "mov ss, [0x4000]; nop; " AT "nop; hlt", 1, 0x4000,
+		R0(ACCESS, 1), rig_poke(rig, 0x4000, 2, DATA32));
+	DEBUG(LONG, "faulting write does not hit", 64, "mov rax, 0x4000; mov rbx, 0x40000000; movsq; hlt", -1, 0x4008,
+		R0(WRITE, 2));
 	DEBUG(PROT3, "user's write", 32, "mov [0x4000], eax; " AT "nop; hlt", 1, 0x4000, R0(WRITE, 3));
 	DEBUG(REAL, "in real mode", 16, "mov [0x4000], ax; " AT "nop; hlt", 1, 0x4000, R0(WRITE, 3));
-	CASE_WITH(LONG, "REP STOSB: after the iteration", DB, ANY, 64, "nop; " AT "rep stosb; hlt", debug_registers(rig, 0x4002, R0(WRITE, 0)); rig->r.rcx = 8; rig->r.rdi = 0x4000);
+	CASE_WITH(LONG, "REP STOSB: after the iteration", DB, ANY, 64, "nop; " AT "rep stosb; hlt",
+		debug_registers(rig, 0x4002, R0(WRITE, 0)); rig->r.rcx = 8; rig->r.rdi = 0x4000);
 }
 
-static int answer_io(struct rig *rig, struct kvm_run *run) { return run->exit_reason == KVM_EXIT_IO ? 0 : EXIT + run->exit_reason; }
+static int answer_io(struct rig *rig,
+	struct kvm_run *run) { return run->exit_reason == KVM_EXIT_IO ? 0 : EXIT + run->exit_reason; }
 
 static void ports_and_detect(void)
 {
-	DEBUG(LONG, "port, OUT", 64, "mov edx, 0x80; out dx, al; " AT "nop; hlt", 1, 0x80, R0(IO, 0), rig->exit = answer_io; rig->s.cr4 |= 8);
-	DEBUG(LONG, "port, IN of 4 over it", 64, "mov edx, 0x80; in eax, dx; " AT "nop; hlt", 1, 0x82, R0(IO, 0), rig->exit = answer_io; rig->s.cr4 |= 8);
+	DEBUG(LONG, "port, OUT", 64, "mov edx, 0x80; out dx, al; " AT "nop; hlt", 1, 0x80, R0(IO, 0), rig->exit = answer_io;
+		rig->s.cr4 |= 8);
+	DEBUG(LONG, "port, IN of 4 over it", 64, "mov edx, 0x80; in eax, dx; " AT "nop; hlt", 1, 0x82, R0(IO, 0),
+		rig->exit = answer_io; rig->s.cr4 |= 8);
 	DEBUG(LONG, "port, without CR4.DE", 64, "mov edx, 0x80; out dx, al; hlt", -1, 0x80, R0(IO, 0), rig->exit = answer_io);
-	DEBUG(LONG, "port, beside", 64, "mov edx, 0x81; out dx, al; hlt", -1, 0x80, R0(IO, 0), rig->exit = answer_io; rig->s.cr4 |= 8);
+	DEBUG(LONG, "port, beside", 64, "mov edx, 0x81; out dx, al; hlt", -1, 0x80, R0(IO, 0), rig->exit = answer_io;
+		rig->s.cr4 |= 8);
 	DEBUG(LONG, "general detect, write", 64, "nop; " AT "mov dr0, rax; hlt", BD, 0, 0x2000);
 	DEBUG(LONG, "general detect, read", 64, "nop; " AT "mov rax, dr7; hlt", BD, 0, 0x2000);
 	CASE(LONG, "DR6, upper half", GP, 0, 64, "mov rax, 1; shl rax, 32; " AT "mov dr6, rax; hlt");
@@ -115,7 +129,8 @@ static void ports_and_detect(void)
 	CASE_WITH(LONG, "DR4 with DE", UD, 0, 64, "nop; " AT ".byte 0x0f, 0x21, 0xe0; hlt", rig->s.cr4 |= 8);
 	VALUE(LONG, "DR4 is DR6", 64, "nop; .byte 0x0f, 0x21, 0xe0; hlt", 0xffff0ff0);
 	CASE(LONG, "DR8", UD, 0, 64, "nop; " AT ".byte 0x44, 0x0f, 0x21, 0xc0; hlt");
-	VALUE(LONG, "DR7's fixed bits", 64, "mov eax, 0xffffdfff; and eax, 0xffffff00; mov dr7, rax; mov rax, dr7; hlt", 0xffff0700);
+	VALUE(LONG, "DR7's fixed bits", 64, "mov eax, 0xffffdfff; and eax, 0xffffff00; mov dr7, rax; mov rax, dr7; hlt",
+		0xffff0700);
 	VALUE(LONG, "DR6's fixed bits", 64, "xor eax, eax; mov dr6, rax; mov rax, dr6; hlt", 0xffff0ff0);
 	struct rig rig;
 	rig_start(&rig, LONG);
@@ -131,7 +146,8 @@ static void ports_and_detect(void)
 static void resume_flag(void)
 {
 	struct { const char *name; struct code code; int vector; uint64_t rf; } t[] = {
-		{ "#UD", CODE(64, "ud2; hlt"), UD, RF }, { "#GP", CODE(64, "mov cr8, rbx; hlt"), GP, RF }, { "INT3", CODE(64, "int3; hlt"), BP, 0 },
+		{ "#UD", CODE(64, "ud2; hlt"), UD, RF }, { "#GP", CODE(64, "mov cr8, rbx; hlt"), GP, RF },
+			{ "INT3", CODE(64, "int3; hlt"), BP, 0 },
 		{ "INT n", CODE(64, "int 0x40; hlt"), 0x40, 0 }, { "step", CODE(64, "push 0x102; popfq; nop; hlt"), DB, 0 },
 		{ "#PF", CODE(64, "mov eax, [rbx]; hlt"), PF, RF }, { "#DE", CODE(64, "xor ecx, ecx; div ecx; hlt"), DE, RF },
 	};

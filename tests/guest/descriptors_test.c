@@ -79,14 +79,16 @@ static void odd_loads(void)
 	CASE(LONG3, "null in SS, CPL 3", GP, 0, 64, "mov eax, 3; " AT "mov ss, ax; hlt");
 	CASE(COMPAT, "null in SS, compatibility", GP, 0, 32, "xor eax, eax; " AT "mov ss, ax; hlt");
 	CASE(PROT, "selector beyond the GDT", GP, 0x200, 32, "mov eax, 0x200; " AT "mov ds, ax; hlt");
-	CASE_WITH(PROT, "descriptor partly beyond the GDT", GP, 0x28, 32, "mov eax, 0x28; " AT "mov ds, ax; hlt", rig->s.gdt.limit = 0x2e);
+	CASE_WITH(PROT, "descriptor partly beyond the GDT", GP, 0x28, 32, "mov eax, 0x28; " AT "mov ds, ax; hlt",
+		rig->s.gdt.limit = 0x2e);
 	CASE(PROT, "LDT selector without LDT", GP, 0xc, 32, "mov eax, 0xc; " AT "mov ds, ax; hlt");
 	CASE(LONG, "POP FS of a bad selector leaves RSP", GP, 0x200, 64, "push 0x200; mov rbx, rsp; " AT "pop fs; hlt");
 	CASE(PROT, "LSS of a data segment with RPL 3", GP, 0x10, 32,
 	     "mov word ptr [0x4004], 0x13; " AT "lss esp, [0x4000]; hlt");
 	CASE(PROT, "LDS with a register", UD, ANY, 32, "nop; " AT ".byte 0xc5, 0xc0; hlt");
 	CASE(LONG, "LES in 64-bit mode is VEX", UD, ANY, 64, "nop; " AT ".byte 0xc4, 0x06, 0x00, 0x00; hlt");
-	VALUE(REAL, "unreal limits stay", 16, "mov ax, 0; mov ds, ax; mov ebx, 0x20000; mov dword ptr [ebx], 0x55aa; mov eax, [ebx]; hlt",
+	VALUE(REAL, "unreal limits stay", 16, "mov ax, 0; mov ds, ax; mov ebx, 0x20000; mov dword ptr [ebx], 0x55aa; "
+		"mov eax, [ebx]; hlt",
 	      0x55aa, rig->s.ds.limit = 0xffffffff; rig->s.ds.g = 1);
 }
 
@@ -118,8 +120,10 @@ static void limits(void)
 		rig.r.rbx = t[i].offset;
 		rig.r.rax = FREE;
 		if (t[i].flags & 8)                              /* MMIO: any answer will do */
-			rig.gdt[FREE / 8] = descriptor(0, 0xfff, t[i].access, t[i].flags), rig.r.rbx -= t[i].want == DONE ? 0xfff000 - 0x3ff000 : 0;
-		rig_run(&rig, t[i].write ? CODE(32, "mov es, ax; " AT "mov es:[ebx], ecx; hlt") : CODE(32, "mov es, ax; " AT "mov ecx, es:[ebx]; hlt"));
+			rig.gdt[FREE / 8] = descriptor(0, 0xfff, t[i].access, t[i].flags),
+				rig.r.rbx -= t[i].want == DONE ? 0xfff000 - 0x3ff000 : 0;
+		rig_run(&rig, t[i].write ? CODE(32, "mov es, ax; " AT "mov es:[ebx], ecx; hlt") : CODE(32,
+			"mov es, ax; " AT "mov ecx, es:[ebx]; hlt"));
 		expect_outcome(&rig, t[i].name, t[i].want, t[i].want == DONE ? ANY : 0);
 		rig_end(&rig);
 		if (t[i].flags & 8)
@@ -128,7 +132,8 @@ static void limits(void)
 		rig_start(&rig, PROT);
 		rig.gdt[FREE / 8] = descriptor(0x10000, 0xfff, t[i].access, t[i].flags);
 		if ((t[i].access & 0xa) == 2) {
-			rig.s.ss = (struct kvm_segment){ .base = 0x10000, .limit = 0xfff, .selector = FREE, .type = (t[i].access & 15) | 1, .s = 1,
+			rig.s.ss = (struct kvm_segment){ .base = 0x10000, .limit = 0xfff, .selector = FREE,
+				.type = (t[i].access & 15) | 1, .s = 1,
 			                                 .present = 1, .db = t[i].flags >> 2 };
 			rig.r.rbx = t[i].offset;
 			rig_gate(&rig, SS, TSS2, 0x85, 0);               /* the handler needs a stack: its own task */
@@ -173,12 +178,14 @@ static void queries(void)
 			rig.gdt[FREE / 8] = descriptor(0x12345678, 0x3abcd, t[i].access, 5);
 			rig.r.rax = FREE | t[i].rpl;
 			rig.r.rbx = rig.r.rcx = 0x11111111;
-			rig_run(&rig, CODE(32, "xor edx, edx; lar ebx, eax; setz dl; lsl ecx, eax; setz dh; shl dh; or dl, dh; verr ax; setz dh; shl dh, 2;"
+			rig_run(&rig, CODE(32, "xor edx, edx; lar ebx, eax; setz dl; lsl ecx, eax; setz dh; shl dh; or dl, dh; "
+				"verr ax; setz dh; shl dh, 2;"
 			                       "or dl, dh; verw ax; setz dh; shl dh, 3; or dl, dh; hlt"));
 			unsigned want = m == 0 ? t[i].legacy : m == 1 ? t[i].wide : user;
 			expect_outcome(&rig, name, DONE, ANY);
 			expect_value(name, "what succeeded", rig.r2.rdx & 0xff, want);
-			expect_value(name, "LAR", rig.r2.rbx & 0xfff0ff00, want & 1 ? 0x500000 | t[i].access << 8 : 0x11101100 | 0x1100);
+			expect_value(name, "LAR", rig.r2.rbx & 0xfff0ff00,
+				want & 1 ? 0x500000 | t[i].access << 8 : 0x11101100 | 0x1100);
 			expect_value(name, "LSL", rig.r2.rcx, want & 2 ? 0x3abcd : 0x11111111);
 			rig_end(&rig);
 		}
@@ -230,10 +237,13 @@ static void system_loads(void)
 
 static void table_registers(void)
 {
-	VALUE(PROT, "SGDT, SIDT", 32, "sgdt [0x4000]; sidt [0x4010]; mov eax, [0x4002]; shl eax, 16; mov ax, [0x4010]; hlt", RIG_GDT << 16 | 0xfff);
-	VALUE(LONG3, "SGDT stores 10 bytes", 64, "mov rax, -1; mov [0x4008], rax; sgdt [0x4000]; mov rax, [0x4002]; hlt", RIG_GDT);
+	VALUE(PROT, "SGDT, SIDT", 32, "sgdt [0x4000]; sidt [0x4010]; mov eax, [0x4002]; shl eax, 16; mov ax, [0x4010]; hlt",
+		RIG_GDT << 16 | 0xfff);
+	VALUE(LONG3, "SGDT stores 10 bytes", 64, "mov rax, -1; mov [0x4008], rax; sgdt [0x4000]; mov rax, [0x4002]; hlt",
+		RIG_GDT);
 	CASE(PROT3, "LGDT at CPL 3", GP, 0, 32, "nop; " AT "lgdt [0x4000]; hlt");
-	CASE(LONG, "LGDT of a base not canonical", GP, 0, 64, "mov rax, 1; shl rax, 47; mov [0x4002], rax; " AT "lgdt [0x4000]; hlt");
+	CASE(LONG, "LGDT of a base not canonical", GP, 0, 64, "mov rax, 1; shl rax, 47; "
+		"mov [0x4002], rax; " AT "lgdt [0x4000]; hlt");
 	CASE(PROT, "LGDT with a register", UD, ANY, 32, "nop; " AT ".byte 0x0f, 0x01, 0xd5; hlt");
 	VALUE(PROT, "LGDT, 16-bit operand: 24-bit base", 32, "mov dword ptr [0x4002], 0x99000500; mov word ptr [0x4000], 0x1ff;"
 	      ".byte 0x66; lgdt [0x4000]; sgdt [0x4010]; mov eax, [0x4012]; hlt", 0x500);
@@ -241,7 +251,8 @@ static void table_registers(void)
 	CASE_WITH(m, "UMIP: " text, want, ANY, bits, "mov ebx, 0x4000; " AT text "; hlt", rig->s.cr4 |= 0x800)
 	UMIP(LONG, 64, "sgdt [rbx]", DONE); UMIP(LONG3, 64, "sgdt [rbx]", GP); UMIP(LONG3, 64, "sidt [rbx]", GP);
 	UMIP(LONG3, 64, "sldt eax", GP); UMIP(LONG3, 64, "str eax", GP); UMIP(LONG3, 64, "smsw eax", GP);
-	UMIP(VM86, 16, "smsw ax", GP); UMIP(VM86, 16, "sgdt [bx]", GP); UMIP(PROT3, 32, "str [ebx]", GP); UMIP(PROT, 32, "smsw eax", DONE);
+	UMIP(VM86, 16, "smsw ax", GP); UMIP(VM86, 16, "sgdt [bx]", GP); UMIP(PROT3, 32, "str [ebx]", GP);
+		UMIP(PROT, 32, "smsw eax", DONE);
 	CASE_WITH(VM86, "UMIP: SLDT in virtual-8086 mode", UD, ANY, 16, "nop; " AT "sldt ax; hlt", rig->s.cr4 |= 0x800);
 }
 

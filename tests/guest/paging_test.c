@@ -34,14 +34,20 @@ enum { WP = 1, SMEP = 2, SMAP = 4, AC_ = 8, NXE = 16 };
 static const struct perm perms[] = {
 	{ "absent", 0, 'r', 0, 0, 4 }, { "absent", W | U, 'w', 0, 2, 6 }, { "absent", 0, 'x', NXE, 0x10, 0x14 },
 	{ "absent", 0, 'x', 0, 0, 4 }, { "absent", 0, 'x', SMEP, 0x10, 0x14 },
-	{ "supervisor", P | W, 'r', 0, -1, 5 }, { "supervisor", P | W, 'w', 0, -1, 7 }, { "supervisor", P | W, 'x', NXE, -1, 0x15 },
+	{ "supervisor", P | W, 'r', 0, -1, 5 }, { "supervisor", P | W, 'w', 0, -1, 7 },
+		{ "supervisor", P | W, 'x', NXE, -1, 0x15 },
 	{ "supervisor read-only", P, 'w', 0, -1, 7 }, { "supervisor read-only", P, 'w', WP, 3, 7 },
-	{ "user read-only", P | U, 'w', 0, -1, 7 }, { "user read-only", P | U, 'w', WP, 3, 7 }, { "user read-only", P | U, 'r', WP, -1, -1 },
-	{ "user", P | W | U, 'x', SMEP, 0x11, -1 }, { "user", P | W | U, 'r', SMAP, 1, -1 }, { "user", P | W | U, 'w', SMAP, 3, -1 },
-	{ "user", P | W | U, 'r', SMAP | AC_, -1, -1 }, { "user", P | W | U, 'w', SMAP | AC_, -1, -1 }, { "user", P | W | U, 'x', SMAP, -1, -1 },
+	{ "user read-only", P | U, 'w', 0, -1, 7 }, { "user read-only", P | U, 'w', WP, 3, 7 },
+		{ "user read-only", P | U, 'r', WP, -1, -1 },
+	{ "user", P | W | U, 'x', SMEP, 0x11, -1 }, { "user", P | W | U, 'r', SMAP, 1, -1 },
+		{ "user", P | W | U, 'w', SMAP, 3, -1 },
+	{ "user", P | W | U, 'r', SMAP | AC_, -1, -1 }, { "user", P | W | U, 'w', SMAP | AC_, -1, -1 },
+		{ "user", P | W | U, 'x', SMAP, -1, -1 },
 	{ "user read-only", P | U, 'w', SMAP | AC_ | WP, 3, 7 }, { "user", P | W | U, 'x', SMEP | AC_, 0x11, -1 },
-	{ "NX", P | W | U | NX, 'x', NXE, 0x11, 0x15 }, { "NX", P | W | U | NX, 'r', NXE, -1, -1 }, { "NX, SMEP", P | W | U | NX, 'x', NXE | SMEP, 0x11, 0x15 },
-	{ "NX without NXE", P | W | U | NX, 'r', 0, 9, 0xd }, { "NX without NXE", P | W | U | NX, 'x', 0, 9, 0xd }, { "NX without NXE", NX | P, 'w', 0, 0xb, 0xf },
+	{ "NX", P | W | U | NX, 'x', NXE, 0x11, 0x15 }, { "NX", P | W | U | NX, 'r', NXE, -1, -1 },
+		{ "NX, SMEP", P | W | U | NX, 'x', NXE | SMEP, 0x11, 0x15 },
+	{ "NX without NXE", P | W | U | NX, 'r', 0, 9, 0xd }, { "NX without NXE", P | W | U | NX, 'x', 0, 9, 0xd },
+		{ "NX without NXE", NX | P, 'w', 0, 0xb, 0xf },
 	{ "reserved", P | W | U | 1ull << 51, 'r', 0, 9, 0xd }, { "reserved", P | W | U | 1ull << 51, 'w', 0, 0xb, 0xf },
 	{ "reserved", P | 1ull << 51, 'x', NXE, 0x19, 0x1d }, { "absent with reserved bits", 1ull << 51 | U, 'r', 0, 0, 4 },
 };
@@ -58,12 +64,14 @@ static void permissions(enum format f, unsigned level)
 			if (f == TWO_LEVEL && ((p->pte >> 32) || (p->set & NXE) || (p->access == 'x' && !(p->set & SMEP))))
 				continue;
 			rig_start(&rig, f == FOUR_LEVEL ? user ? LONG3 : LONG : user ? PROT3 : PROT);
-			snprintf(name, sizeof(name), "%s, %c, set %#x, level %u of format %d, %s", p->name, p->access, (int)p->set, level, f,
+			snprintf(name, sizeof(name), "%s, %c, set %#x, level %u of format %d, %s", p->name, p->access,
+				(int)p->set, level, f,
 			         user ? "user" : "supervisor");
 			tables(&rig, f);
 			/* All else is supervisor pages, but for the user's code (8) and stack (6). */
 			for (unsigned page = 0; page < 0x200; page++)
-				rig_poke(&rig, TABLE + page * (f == TWO_LEVEL ? 4 : 8), 1, user && (page == 6 || page == 8) ? P | W | U : P | W);
+				rig_poke(&rig, TABLE + page * (f == TWO_LEVEL ? 4 : 8), 1,
+					user && (page == 6 || page == 8) ? P | W | U : P | W);
 			if (f == TWO_LEVEL)
 				rig_poke(&rig, TABLE + AT_PAGE * 4, 4, TARGET | p->pte);
 			else if (level == 1)
@@ -93,17 +101,24 @@ static void permissions(enum format f, unsigned level)
 static void structures(void)
 {
 	struct { const char *name; enum format f; uint64_t where, add, remove; char access; bool user; int want; } t[] = {
-		{ "PML4E PS", FOUR_LEVEL, ROOT, PSE, 0, 'r', false, 9 }, { "PDPTE absent", FOUR_LEVEL, DIR1, 0, P, 'r', false, 0 },
+		{ "PML4E PS", FOUR_LEVEL, ROOT, PSE, 0, 'r', false, 9 },
+			{ "PDPTE absent", FOUR_LEVEL, DIR1, 0, P, 'r', false, 0 },
 		{ "1G page, reserved bits", FOUR_LEVEL, DIR1, PSE | 0x2000, 0, 'r', false, 9 },
 		{ "2M page, reserved bits", FOUR_LEVEL, DIR2 + 8, 0x2000, 0, 'w', true, 0xf },
 		{ "2M page, PAT bit", FOUR_LEVEL, DIR2 + 8, 0x1000, 0, 'w', true, -1 },
-		{ "PML4E supervisor", FOUR_LEVEL, ROOT, 0, U, 'r', true, 5 }, { "PDPTE read-only", FOUR_LEVEL, DIR1, 0, W, 'w', true, 7 },
-		{ "PML4E NX, read", FOUR_LEVEL, ROOT, NX, 0, 'r', false, -1 }, { "PML4E NX, fetch", FOUR_LEVEL, ROOT, NX, 0, 'x', false, 0x11 },
-		{ "PDE NX", FOUR_LEVEL, DIR2 + 8, NX, 0, 'x', true, 0x15 }, { "PML4E bit 51", FOUR_LEVEL, ROOT, 1ull << 51, 0, 'r', false, 9 },
+		{ "PML4E supervisor", FOUR_LEVEL, ROOT, 0, U, 'r', true, 5 },
+			{ "PDPTE read-only", FOUR_LEVEL, DIR1, 0, W, 'w', true, 7 },
+		{ "PML4E NX, read", FOUR_LEVEL, ROOT, NX, 0, 'r', false, -1 },
+			{ "PML4E NX, fetch", FOUR_LEVEL, ROOT, NX, 0, 'x', false, 0x11 },
+		{ "PDE NX", FOUR_LEVEL, DIR2 + 8, NX, 0, 'x', true, 0x15 },
+			{ "PML4E bit 51", FOUR_LEVEL, ROOT, 1ull << 51, 0, 'r', false, 9 },
 		{ "PML4E bits 52 to 62 are free", FOUR_LEVEL, ROOT, 0x7ffull << 52, 0, 'r', false, -1 },
-		{ "PAE PDE bit 62", PAE, DIR2 + 8, 1ull << 62, 0, 'r', false, 9 }, { "PAE 2M page, reserved bits", PAE, DIR2 + 8, 0x2000, 0, 'r', true, 0xd },
-		{ "4M page", TWO_LEVEL, ROOT, 0, 0, 'r', true, -1 }, { "4M page, bit 21", TWO_LEVEL, ROOT + 4, 0x200000, 0, 'r', true, 0xd },
-		{ "4M page, read-only", TWO_LEVEL, ROOT + 4, 0, W, 'w', true, 7 }, { "4M page, PAT bit", TWO_LEVEL, ROOT + 4, 0x1000, 0, 'w', true, -1 },
+		{ "PAE PDE bit 62", PAE, DIR2 + 8, 1ull << 62, 0, 'r', false, 9 },
+			{ "PAE 2M page, reserved bits", PAE, DIR2 + 8, 0x2000, 0, 'r', true, 0xd },
+		{ "4M page", TWO_LEVEL, ROOT, 0, 0, 'r', true, -1 }, { "4M page, bit 21", TWO_LEVEL, ROOT + 4, 0x200000, 0,
+			'r', true, 0xd },
+		{ "4M page, read-only", TWO_LEVEL, ROOT + 4, 0, W, 'w', true, 7 },
+			{ "4M page, PAT bit", TWO_LEVEL, ROOT + 4, 0x1000, 0, 'w', true, -1 },
 	};
 
 	for (unsigned i = 0; i < sizeof(t) / sizeof(*t); i++) {
@@ -147,30 +162,46 @@ static void structures(void)
 static void flags_and_flushes(void)
 {
 	PAGED(LONG, FOUR_LEVEL, "read sets A", 64, "mov al, [0x20000]; movzx eax, byte ptr " PTE "; hlt", A | P | W | U);
-	PAGED(LONG, FOUR_LEVEL, "write sets A and D", 64, "mov [0x20000], al; movzx eax, byte ptr " PTE "; hlt", A | D | P | W | U);
-	PAGED(LONG, FOUR_LEVEL, "write after read sets D", 64, "mov al, [0x20000]; mov [0x20000], al; movzx eax, byte ptr " PTE "; hlt", A | D | P | W | U);
-	PAGED(LONG, FOUR_LEVEL, "LOCK CMPXCHG that fails sets D", 64, "mov eax, 5; lock cmpxchg [0x20000], ecx; movzx eax, byte ptr " PTE "; hlt", A | D | P | W | U);
-	PAGED(LONG, FOUR_LEVEL, "tables get A only", 64, "mov [0x20000], al; mov al, [0x202000]; movzx eax, al; hlt", A | P | W | U);
-	PAGED(PROT, TWO_LEVEL, "2-level, A and D", 32, "mov [0x20000], al; movzx eax, byte ptr [0x203080]; hlt", A | D | P | W | U);
+	PAGED(LONG, FOUR_LEVEL, "write sets A and D", 64, "mov [0x20000], al; movzx eax, byte ptr " PTE "; hlt",
+		A | D | P | W | U);
+	PAGED(LONG, FOUR_LEVEL, "write after read sets D", 64, "mov al, [0x20000]; mov [0x20000], al; "
+		"movzx eax, byte ptr " PTE "; hlt", A | D | P | W | U);
+	PAGED(LONG, FOUR_LEVEL, "LOCK CMPXCHG that fails sets D", 64, "mov eax, 5; lock cmpxchg [0x20000], ecx; "
+		"movzx eax, byte ptr " PTE "; hlt", A | D | P | W | U);
+	PAGED(LONG, FOUR_LEVEL, "tables get A only", 64, "mov [0x20000], al; mov al, [0x202000]; movzx eax, al; hlt",
+		A | P | W | U);
+	PAGED(PROT, TWO_LEVEL, "2-level, A and D", 32, "mov [0x20000], al; movzx eax, byte ptr [0x203080]; hlt",
+		A | D | P | W | U);
 	PAGED(PROT, PAE, "PAE, A and D", 32, "mov [0x20000], al; movzx eax, byte ptr " PTE "; hlt", A | D | P | W | U);
-	PAGED(LONG, FOUR_LEVEL, "INVLPG", 64, "mov dword ptr [0x21000], 7; mov al, [0x20000]; mov dword ptr " PTE ", 0x21007; invlpg [0x20000]; mov eax, [0x20000]; hlt", 7);
-	PAGED(LONG, FOUR_LEVEL, "CR3 write", 64, "mov dword ptr [0x21000], 7; mov al, [0x20000]; mov dword ptr " PTE ", 0x21007; mov rax, cr3; mov cr3, rax; mov eax, [0x20000]; hlt", 7);
-	PAGED(LONG, FOUR_LEVEL, "INVLPG of a global page", 64, "mov dword ptr [0x21000], 7; mov dword ptr " PTE ", 0x20107; mov al, [0x20000]; mov dword ptr " PTE ", 0x21107;"
+	PAGED(LONG, FOUR_LEVEL, "INVLPG", 64, "mov dword ptr [0x21000], 7; mov al, [0x20000]; mov dword ptr " PTE ", 0x21007; "
+		"invlpg [0x20000]; mov eax, [0x20000]; hlt", 7);
+	PAGED(LONG, FOUR_LEVEL, "CR3 write", 64, "mov dword ptr [0x21000], 7; mov al, [0x20000]; "
+		"mov dword ptr " PTE ", 0x21007; mov rax, cr3; mov cr3, rax; mov eax, [0x20000]; hlt", 7);
+	PAGED(LONG, FOUR_LEVEL, "INVLPG of a global page", 64, "mov dword ptr [0x21000], 7; mov dword ptr " PTE ", 0x20107; "
+		"mov al, [0x20000]; mov dword ptr " PTE ", 0x21107;"
 	      "invlpg [0x20000]; mov eax, [0x20000]; hlt", 7, rig->s.cr4 |= 0x80);
-	PAGED(LONG, FOUR_LEVEL, "CR4.PGE toggled", 64, "mov dword ptr [0x21000], 7; mov dword ptr " PTE ", 0x20107; mov al, [0x20000]; mov dword ptr " PTE ", 0x21107;"
+	PAGED(LONG, FOUR_LEVEL, "CR4.PGE toggled", 64, "mov dword ptr [0x21000], 7; mov dword ptr " PTE ", 0x20107; "
+		"mov al, [0x20000]; mov dword ptr " PTE ", 0x21107;"
 	      "mov rax, cr4; btc rax, 7; mov cr4, rax; mov eax, [0x20000]; hlt", 7, rig->s.cr4 |= 0x80);
-	PAGED(LONG, FOUR_LEVEL, "INVPCID all", 64, "mov dword ptr [0x21000], 7; mov dword ptr " PTE ", 0x20107; mov al, [0x20000]; mov dword ptr " PTE ", 0x21107;"
+	PAGED(LONG, FOUR_LEVEL, "INVPCID all", 64, "mov dword ptr [0x21000], 7; mov dword ptr " PTE ", 0x20107; "
+		"mov al, [0x20000]; mov dword ptr " PTE ", 0x21107;"
 	      "mov ecx, 2; invpcid rcx, [0x4000]; mov eax, [0x20000]; hlt", 7, rig->s.cr4 |= 0x80);
-	PAGED(LONG, FOUR_LEVEL, "INVPCID one address", 64, "mov dword ptr [0x21000], 7; mov al, [0x20000]; mov dword ptr " PTE ", 0x21007; mov dword ptr [0x4008], 0x20000;"
+	PAGED(LONG, FOUR_LEVEL, "INVPCID one address", 64, "mov dword ptr [0x21000], 7; mov al, [0x20000]; "
+		"mov dword ptr " PTE ", 0x21007; mov dword ptr [0x4008], 0x20000;"
 	      "xor ecx, ecx; invpcid rcx, [0x4000]; mov eax, [0x20000]; hlt", 7);
 	/* Two PCIDs, the second kept by bit 63; then flushed by a write without it. */
-	PAGED(LONG, FOUR_LEVEL, "PCIDs", 64, "mov dword ptr [0x21000], 7; mov rbx, cr3; mov al, [0x20000]; lea rcx, [rbx + 5]; mov cr3, rcx; mov al, [0x20000];"
-	      "mov dword ptr " PTE ", 0x21007; mov cr3, rcx; mov ecx, [0x20000]; mov cr3, rbx; mov eax, [0x20000]; shl ecx, 4; or eax, ecx; hlt", 0x77, rig->s.cr4 |= 0x20000);
-	PAGED(LONG, FOUR_LEVEL, "permissions gained need no flush", 64, "mov al, [0x20000]; mov byte ptr " PTE ", 0x27; mov byte ptr [0x20000], 9; movzx eax, byte ptr [0x20000]; hlt", 9,
+	PAGED(LONG, FOUR_LEVEL, "PCIDs", 64, "mov dword ptr [0x21000], 7; mov rbx, cr3; mov al, [0x20000]; lea rcx, [rbx + 5]; "
+		"mov cr3, rcx; mov al, [0x20000];"
+	      "mov dword ptr " PTE ", 0x21007; mov cr3, rcx; mov ecx, [0x20000]; mov cr3, rbx; mov eax, [0x20000]; shl ecx, 4; "
+		"or eax, ecx; hlt", 0x77, rig->s.cr4 |= 0x20000);
+	PAGED(LONG, FOUR_LEVEL, "permissions gained need no flush", 64,
+		"mov al, [0x20000]; mov byte ptr " PTE ", 0x27; mov byte ptr [0x20000], 9; movzx eax, byte ptr [0x20000]; hlt", 9,
 	      rig_poke(rig, TABLE + AT_PAGE * 8, 1, P | A); rig->s.cr0 |= CR0_WP);
-	PAGED(LONG, FOUR_LEVEL, "WP toggled", 64, "mov byte ptr [0x20000], 9; mov rax, cr0; btr rax, 16; mov cr0, rax; mov byte ptr [0x21000], 8; movzx eax, byte ptr [0x21000]; hlt", 8,
+	PAGED(LONG, FOUR_LEVEL, "WP toggled", 64, "mov byte ptr [0x20000], 9; mov rax, cr0; btr rax, 16; mov cr0, rax; "
+		"mov byte ptr [0x21000], 8; movzx eax, byte ptr [0x21000]; hlt", 8,
 	      rig_poke(rig, TABLE + 0x21 * 8, 1, P); rig->s.cr0 |= CR0_WP);
-	PAGED(LONG, FOUR_LEVEL, "code remapped", 64, "mov byte ptr [0x20000], 0xc3; mov dword ptr [0x21000], 0xc307b0; xor eax, eax; mov ebx, 0x20000; call rbx; mov dword ptr " PTE ", 0x21007;"
+	PAGED(LONG, FOUR_LEVEL, "code remapped", 64, "mov byte ptr [0x20000], 0xc3; mov dword ptr [0x21000], 0xc307b0; "
+		"xor eax, eax; mov ebx, 0x20000; call rbx; mov dword ptr " PTE ", 0x21007;"
 	      "invlpg [rbx]; call rbx; hlt", 7);
 #define CROSS(name, text, error, at, ...) do { struct rig r_, *rig = &r_; rig_start(rig, LONG); tables(rig, FOUR_LEVEL); \
 	rig_poke(rig, TABLE + 0x21 * 8, 1, 0); __VA_ARGS__; rig_run(rig, CODE(64, "mov ebx, 0x20ffc; " AT text "; hlt")); \
@@ -179,14 +210,16 @@ static void flags_and_flushes(void)
 	CROSS("write across into an absent page", "mov [rbx], rax", 2, 0x21000);
 	CROSS("RMW across into an absent page", "lock add qword ptr [rbx], 1", 2, 0x21000);
 	CROSS("read across, first absent", "mov rax, [rbx]", 0, 0x20ffc, rig_poke(rig, TABLE + 0x20 * 8, 1, 0));
-	CROSS("ADD mem, reg to read-only is a write", "add [rbx], eax", 3, 0x20ffc, rig_poke(rig, TABLE + 0x20 * 8, 1, P); rig->s.cr0 |= CR0_WP);
+	CROSS("ADD mem, reg to read-only is a write", "add [rbx], eax", 3, 0x20ffc, rig_poke(rig, TABLE + 0x20 * 8, 1, P);
+		rig->s.cr0 |= CR0_WP);
 	CROSS("CMP mem, reg is a read", "cmp [rbx], rax", 0, 0x21000);
 	CROSS("BTS beyond the operand", "bts [rbx], ecx", 2, 0x2103c, rig->r.rcx = 0x200);
 	CROSS("FXSAVE across", "fxsave [rbx - 0xc]", 2, 0x21000);
 	CROSS("MOVUPS store across", "movups [rbx], xmm0", 2, 0x21000);
 	CROSS("POP to memory across", "pop qword ptr [rbx]", 2, 0x21000);
 	CROSS("LGDT across", "lgdt [rbx]", 0, 0x21000);
-	struct rig rig;                                  /* code that runs into an absent page: inside an instruction, and between two */
+	struct rig rig;
+		/* code that runs into an absent page: inside an instruction, and between two */
 	for (unsigned i = 0; i < 2; i++) {
 		rig_start(&rig, LONG);
 		tables(&rig, FOUR_LEVEL);

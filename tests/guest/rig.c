@@ -82,13 +82,15 @@ static void tss_fill(struct rig *rig)
 
 static struct kvm_segment flat(uint16_t selector, unsigned type, unsigned flags)
 {
-	return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .s = 1, .dpl = selector & 3,
+	return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .s = 1,
+		.dpl = selector & 3,
 	                             .g = 1, .db = flags >> 2 & 1, .l = flags >> 1 & 1 };
 }
 
 static struct kvm_segment real(uint16_t selector, unsigned type, unsigned dpl)
 {
-	return (struct kvm_segment){ .base = selector * 16, .limit = 0xffff, .selector = selector, .type = type, .present = 1, .s = 1,
+	return (struct kvm_segment){ .base = selector * 16, .limit = 0xffff, .selector = selector, .type = type, .present = 1,
+		.s = 1,
 	                             .dpl = dpl };
 }
 
@@ -243,7 +245,8 @@ static void verdict(bool good)
 
 static const char *outcome_name(int outcome, char *buffer)
 {
-	static const char *const names[20] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS",
+	static const char *const names[20] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS",
+		"#NP", "#SS",
 	                                       "#GP", "#PF", "15", "#MF", "#AC", "#MC", "#XM" };
 
 	if (outcome >= 0 && outcome < 20)

@@ -41,7 +41,8 @@ static void switches(void)
 			bool nested = how != JMP;
 
 			rig_start(&rig, PROT);
-			snprintf(name, sizeof(name), "%s to a %u-bit TSS", how == CALL ? "CALL" : how == JMP ? "JMP" : how == GATE ? "task gate" : "#GP", small ? 16 : 32);
+			snprintf(name, sizeof(name), "%s to a %u-bit TSS",
+				how == CALL ? "CALL" : how == JMP ? "JMP" : how == GATE ? "task gate" : "#GP", small ? 16 : 32);
 			tss32(&rig, T2, HANDLER, 0x202);
 			if (small)
 				tss16(&rig, T2, HANDLER, 0x202);
@@ -49,8 +50,10 @@ static void switches(void)
 			rig_gate(&rig, GP, TSS2, 0x85, 0);
 			rig.r.rbx = 0xabcdef01;
 			rig.r.rflags = 0x246;
-			struct code code = how == CALL ? CODE(32, "nop; .byte 0x9a; .long 0x1234; .word 0x50; hlt") : how == JMP ? CODE(32, "nop; .byte 0xea; .long 0; .word 0x50; hlt") :
-			                   how == GATE ? CODE(32, "nop; .byte 0x9a; .long 0; .word 0x80; hlt") : CODE(32, "mov eax, 0x1f0; mov ds, eax; hlt");
+			struct code code = how == CALL ? CODE(32, "nop; .byte 0x9a; .long 0x1234; .word 0x50; "
+				"hlt") : how == JMP ? CODE(32, "nop; .byte 0xea; .long 0; .word 0x50; hlt") :
+			                   how == GATE ? CODE(32, "nop; .byte 0x9a; .long 0; .word 0x80; hlt") : CODE(32,
+				"mov eax, 0x1f0; mov ds, eax; hlt");
 			rig_run(&rig, code);
 			expect(name, rig.r2.rip, HANDLER + 1);
 			expect(name, rig_peek(&rig, RIG_TSS + 0x20, 4), how == EXCEPTION ? RIG_CODE + 5 : RIG_CODE + 8);
@@ -77,8 +80,10 @@ static void switches(void)
 /* Checks before the switch: the fault is the old task's. */
 static void early_faults(void)
 {
-	struct { const char *name; uint8_t access; uint32_t limit; unsigned cpl; int direct, gate; uint32_t direct_error; } t[] = {
-		{ "busy TSS", 0x8b, 0x67, 0, GP, GP, TSS2 }, { "absent TSS", 0x09, 0x67, 0, NP, NP, TSS2 }, { "short TSS", 0x89, 0x66, 0, TS, TS, TSS2 },
+	struct { const char *name; uint8_t access; uint32_t limit; unsigned cpl; int direct, gate; uint32_t direct_error;
+		} t[] = {
+		{ "busy TSS", 0x8b, 0x67, 0, GP, GP, TSS2 }, { "absent TSS", 0x09, 0x67, 0, NP, NP, TSS2 },
+			{ "short TSS", 0x89, 0x66, 0, TS, TS, TSS2 },
 		{ "short 16-bit TSS", 0x81, 0x2a, 0, TS, TS, TSS2 }, { "TSS of DPL 0 from CPL 3", 0x89, 0x67, 3, GP, DONE, TSS2 },
 		{ "LDT", 0x82, 0x67, 0, GP, GP, TSS2 }, { "data", 0x93, 0x67, 0, GP, GP, TSS2 },
 	};
@@ -92,7 +97,8 @@ static void early_faults(void)
 			tss32(&rig, T2, HANDLER, 2);
 			rig.gdt[TSS2 / 8] = descriptor(T2, t[i].limit, t[i].access, 0);
 			rig.gdt[FREE / 8] = call_gate(TSS2, 0, 0xe5, 0);
-			rig_run(&rig, gate ? CODE(32, "nop; " AT ".byte 0x9a; .long 0; .word 0x80; hlt") : CODE(32, "nop; " AT ".byte 0x9a; .long 0; .word 0x50; hlt"));
+			rig_run(&rig, gate ? CODE(32, "nop; " AT ".byte 0x9a; .long 0; .word 0x80; hlt") : CODE(32,
+				"nop; " AT ".byte 0x9a; .long 0; .word 0x50; hlt"));
 			if (want == DONE)
 				expect(t[i].name, rig.vector, 0x60);
 			else
@@ -103,16 +109,21 @@ static void early_faults(void)
 			}
 			rig_end(&rig);
 		}
-#define GATED(name, gate, vector, error) CASE_WITH(PROT, name, vector, error, 32, "nop; " AT ".byte 0x9a; .long 0; .word 0x80; hlt", \
+#define GATED(name, gate, vector, error) CASE_WITH(PROT, name, vector, error, 32, \
+	"nop; " AT ".byte 0x9a; .long 0; .word 0x80; hlt", \
 	tss32(rig, T2, HANDLER, 2); rig->gdt[FREE / 8] = gate)
 	GATED("task gate to null", call_gate(0, 0, 0x85, 0), GP, 0);
 	GATED("task gate to the LDT's table", call_gate(TSS2 | 4, 0, 0x85, 0), GP, TSS2 | 4);
 	GATED("task gate absent", call_gate(TSS2, 0, 0x05, 0), NP, FREE);
-	CASE_WITH(PROT3, "task gate of DPL 0 from CPL 3", GP, FREE, 32, "nop; " AT ".byte 0x9a; .long 0; .word 0x80; hlt", rig->gdt[FREE / 8] = call_gate(TSS2, 0, 0x85, 0));
+	CASE_WITH(PROT3, "task gate of DPL 0 from CPL 3", GP, FREE, 32, "nop; " AT ".byte 0x9a; .long 0; .word 0x80; hlt",
+		rig->gdt[FREE / 8] = call_gate(TSS2, 0, 0x85, 0));
 	CASE_WITH(PROT, "IRET with NT, link null", TS, 0, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT);
-	CASE_WITH(PROT, "IRET with NT, link not busy", TS, TSS2, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT; rig_poke(rig, RIG_TSS, 2, TSS2));
-	CASE_WITH(PROT, "IRET with NT, link to data", TS, DATA32, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT; rig_poke(rig, RIG_TSS, 2, DATA32));
-	CASE_WITH(PROT, "IRET with NT, link absent", NP, TSS2, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT; rig_poke(rig, RIG_TSS, 2, TSS2);
+	CASE_WITH(PROT, "IRET with NT, link not busy", TS, TSS2, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT;
+		rig_poke(rig, RIG_TSS, 2, TSS2));
+	CASE_WITH(PROT, "IRET with NT, link to data", TS, DATA32, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT;
+		rig_poke(rig, RIG_TSS, 2, DATA32));
+	CASE_WITH(PROT, "IRET with NT, link absent", NP, TSS2, 32, "nop; " AT "iret; hlt", rig->r.rflags |= NT;
+		rig_poke(rig, RIG_TSS, 2, TSS2);
 	          rig->gdt[TSS2 / 8] = descriptor(T2, 0x67, 0x0b, 0));
 }
 
@@ -120,10 +131,14 @@ static void early_faults(void)
 static void late_faults(void)
 {
 	struct { const char *name; unsigned offset; uint16_t selector; uint8_t access; int vector; uint32_t error; } t[] = {
-		{ "CS null", 0x4c, 0, 0, TS, 0 }, { "CS is data", 0x4c, DATA32, 0, TS, DATA32 }, { "CS absent", 0x4c, FREE, 0x1b, NP, FREE },
-		{ "CS of DPL 3, RPL 0", 0x4c, USER32, 0, TS, USER32 }, { "LDT in the LDT", 0x60, LDT | 4, 0, TS, LDT | 4 }, { "LDT is data", 0x60, DATA32, 0, TS, DATA32 },
-		{ "LDT absent", 0x60, FREE, 0x02, TS, FREE }, { "DS of code, not readable", 0x54, FREE, 0x99, TS, FREE }, { "ES absent", 0x48, FREE, 0x13, NP, FREE },
-		{ "GS beyond the GDT", 0x5c, 0x200, 0, TS, 0x200 }, { "FS null", 0x58, 0, 0, DONE, 0 }, { "DS with RPL 3", 0x54, DATA32 | 3, 0, TS, DATA32 },
+		{ "CS null", 0x4c, 0, 0, TS, 0 }, { "CS is data", 0x4c, DATA32, 0, TS, DATA32 },
+			{ "CS absent", 0x4c, FREE, 0x1b, NP, FREE },
+		{ "CS of DPL 3, RPL 0", 0x4c, USER32, 0, TS, USER32 }, { "LDT in the LDT", 0x60, LDT | 4, 0, TS, LDT | 4 },
+			{ "LDT is data", 0x60, DATA32, 0, TS, DATA32 },
+		{ "LDT absent", 0x60, FREE, 0x02, TS, FREE }, { "DS of code, not readable", 0x54, FREE, 0x99, TS, FREE },
+			{ "ES absent", 0x48, FREE, 0x13, NP, FREE },
+		{ "GS beyond the GDT", 0x5c, 0x200, 0, TS, 0x200 }, { "FS null", 0x58, 0, 0, DONE, 0 },
+			{ "DS with RPL 3", 0x54, DATA32 | 3, 0, TS, DATA32 },
 	};
 
 	for (unsigned i = 0; i < sizeof(t) / sizeof(*t); i++) {
