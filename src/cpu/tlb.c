@@ -150,7 +150,15 @@ void tlb_context_update(struct cpu *cpu)
 	}
 	s->current->last_use = ++s->clock;
 	if (cpu->engine)
-		engine_jump_cache_select(cpu, s->current->id);
+		engine_jump_cache_select(cpu, tlb_jumps_id(s, s->current));
+}
+
+bool tlb_jump_may_stay(const struct cpu *cpu, uint64_t addr)
+{
+	const struct tlb_context *c = cpu->tlbs->current;
+	unsigned index = tlb_index(c, addr);
+
+	return !tlb_shares_jumps(c) || (c->entries[index].exec_tag == TLB_PAGE(addr) && (c->meta[index] & META_GLOBAL));
 }
 
 /* ---- filling entries ---- */

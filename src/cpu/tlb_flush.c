@@ -2,21 +2,25 @@
  * cpu/tlb -- forgetting translations. Dropping more than was asked for is
  * always allowed; these drop whole contexts where that is cheaper.
  *
- * Jump targets are cached by linear address: they are forgotten with the
- * current context by the engine, with others by giving them a new identity.
+ * Jump targets are cached by linear address: they are forgotten by giving the
+ * context a new identity.
  */
 #include "cpu/tlb_set.h"
 #include "xlat/xlat.h"
 
-static void jumps_forget(struct cpu *cpu, struct tlb_context *c)
+/* globals_too: jump targets on global pages, which the supervisor contexts share, as well. */
+static void jumps_forget(struct cpu *cpu, struct tlb_context *c, bool globals_too)
 {
+	struct tlb_set *s = cpu->tlbs;
+
 	c->exec_any = c->exec_local = false;
 	c->exec_large = 0;
 	memset(c->exec, 0, sizeof(c->exec));
-	if (c != cpu->tlbs->current)
-		c->id = ++cpu->tlbs->last_id;
-	else if (cpu->engine)
-		engine_jump_cache_flush(cpu);
+	c->id = ++s->last_id;
+	if (globals_too && tlb_shares_jumps(c))
+		s->global_jumps++;
+	if (c == s->current && cpu->engine)
+		engine_jump_cache_select(cpu, tlb_jumps_id(s, c));
 }
 
 static void sweep_listed(struct tlb_context *c, bool keep_globals)
@@ -61,7 +65,7 @@ void tlb_context_flush(struct cpu *cpu, struct tlb_context *c, bool keep_globals
 	if (!keep_globals)
 		c->large = c->huge = 0;
 	if (keep_globals ? c->exec_local : c->exec_any)
-		jumps_forget(cpu, c);
+		jumps_forget(cpu, c, !keep_globals);
 }
 
 /* ---- one address ---- */
@@ -86,7 +90,7 @@ static void region_drop(struct cpu *cpu, struct tlb_context *c, uint64_t addr, u
 	}
 	/* A fragment that was fetched from may have been pushed out since, so the entries cannot tell. */
 	if (c->exec_large & BIT(tlb_hash(addr >> shift) & 63))
-		jumps_forget(cpu, c);
+		jumps_forget(cpu, c, true);
 }
 
 static void context_drop_addr(struct cpu *cpu, struct tlb_context *c, uint64_t addr, bool only_globals)
@@ -100,7 +104,7 @@ static void context_drop_addr(struct cpu *cpu, struct tlb_context *c, uint64_t a
 	if (c->huge & BIT(tlb_hash(addr >> 30) & 63))
 		region_drop(cpu, c, addr, 30, META_HUGE, only_globals);
 	if (c->exec[hash / 64] & BIT(hash % 64))
-		jumps_forget(cpu, c);
+		jumps_forget(cpu, c, true);
 }
 
 /* ---- by tag ---- */

@@ -38,11 +38,22 @@ struct tlb_set {
 	unsigned count;
 	uint64_t entries, most;          /* of a new context, and of one that has grown; powers of two */
 	uint64_t clock, last_id;
+	uint64_t global_jumps;           /* grows whenever jump targets on global pages are forgotten */
 	struct tlb_context *current;
 	void *memory;
 	size_t memory_size;
 	struct tlb_context context[];
 };
+
+/* Supervisor contexts with global pages share their jump targets on these, whatever the PCID. */
+static inline bool tlb_shares_jumps(const struct tlb_context *c) { return (c->key.bits & (TLB_USER | TLB_PGE)) == TLB_PGE; }
+/* Identity for engine_jump_cache_select(). */
+static inline uint64_t tlb_jumps_id(const struct tlb_set *s, const struct tlb_context *c)
+{
+	if (!tlb_shares_jumps(c))
+		return c->id;
+	return ((c->key.eptp ^ (uint64_t)c->key.vpid << 44 ^ (uint64_t)c->key.bits << 20) * 0x9e3779b97f4a7c15ull + s->global_jumps) | BIT(63);
+}
 
 #define TLB_PAGE(addr) ((addr) & PAGE_MASK_4K)
 static inline unsigned tlb_hash(uint64_t n) { return n * 0x9e3779b97f4a7c15ull >> 55; }      /* 0..511 */

@@ -80,7 +80,8 @@ void engine_reset(struct engine *en)
 	en->nblocks = en->nexits = 0;
 	en->flush_wanted = false;
 	en->stats.flushes++;
-	engine_jump_cache_flush(en->cpu);
+	memset(en->quick, 0, sizeof en->quick);
+	jump_caches_clear(en);
 }
 
 static unsigned hash_of(const uint8_t *source, uint64_t rip, uint32_t mode)

@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_COUNT = 32, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 2048, JUMP_CACHE_COUNT = 32, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
@@ -86,7 +86,10 @@ struct block {
 
 struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; uint32_t epoch; /* when last compared */ };
 
-struct jump_cache { uint64_t context; uint32_t mode; uint32_t epoch; void *target[JUMP_CACHE_ENTRIES]; };
+struct jump_cache { uint64_t context; uint32_t mode; void *target[JUMP_CACHE_ENTRIES]; };
+
+/* The dispatcher's short cut past the hash. */
+struct quick { uint64_t rip; const uint8_t *source; uint32_t mode; struct block *block; };
 
 /* A store over two pages, between slow_cross() and site_commit(). */
 struct crossing { bool open; uint8_t *first, *rest, *bounce; unsigned first_len, rest_len; };
@@ -107,7 +110,7 @@ struct engine {
 	unsigned nexits, max_exits;
 	struct jump_cache *jump_caches;
 	struct jump_cache *jump_cache;   /* current */
-	uint32_t jump_epoch;
+	struct quick quick[QUICK_ENTRIES];
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
 	bool in_careful;
@@ -241,6 +244,7 @@ void block_kill(struct engine *en, struct block *b);
 void *meta_alloc(struct engine *en, size_t size);
 bool block_current(const struct block *b);       /* bytes unchanged? */
 /* link.c */
+void jump_caches_clear(struct engine *en);
 void exit_link(struct engine *en, struct block_exit *x, struct block *target);
 void block_unlink(struct engine *en, struct block *b);
 /* recover.c */

@@ -42,15 +42,12 @@ static void jump_cache_clear(struct engine *en, struct jump_cache *jc)
 	void *miss = to_rx(en, en->stub_lookup);
 	for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
 		jc->target[i] = miss;
-	jc->epoch = en->jump_epoch;
 }
 
-void engine_jump_cache_flush(struct cpu *cpu)
+void jump_caches_clear(struct engine *en)
 {
-	struct engine *en = cpu->engine;
-	if (!en)
-		return;
-	en->jump_epoch++;
+	for (unsigned i = 0; i < JUMP_CACHE_COUNT; i++)
+		en->jump_caches[i].context = 0;
 	if (en->jump_cache)
 		jump_cache_clear(en, en->jump_cache);
 }
@@ -60,9 +57,9 @@ void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id)
 	struct engine *en = cpu->engine;
 	if (!en)
 		return;
-	unsigned i = (context_id * 0x9e3779b1u ^ (cpu->mode * 0x85ebca6bu) >> 7) % JUMP_CACHE_COUNT;
+	unsigned i = (context_id * 0x9e3779b97f4a7c15ull >> 40 ^ (cpu->mode * 0x85ebca6bu) >> 7) % JUMP_CACHE_COUNT;
 	struct jump_cache *jc = &en->jump_caches[i];
-	if (jc->context != context_id || jc->mode != cpu->mode || jc->epoch != en->jump_epoch) {
+	if (jc->context != context_id || jc->mode != cpu->mode) {
 		jc->context = context_id;
 		jc->mode = cpu->mode;
 		jump_cache_clear(en, jc);

@@ -22,7 +22,6 @@ int engine_init(struct cpu *cpu)
 	stubs_make(en);
 	cpu->engine = en;
 	cpu->spill[SPILL_JUMP_MASK] = JUMP_CACHE_ENTRIES - 1;
-	en->jump_epoch = 1;
 	engine_reset(en);
 	cpu_mode_update(cpu);
 	return 0;
@@ -90,6 +89,9 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 {
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
+	struct quick *q = &en->quick[(cpu->rip ^ cpu->rip >> 12) & (QUICK_ENTRIES - 1)];
+	if (likely(q->rip == cpu->rip && q->source == host && q->mode == mode && q->block->valid) && !unpaged(cpu) && !params.revalidate)
+		return q->block;
 	struct block *b = block_find(en, host, cpu->rip, mode);
 	if (b && b->source2) {
 		bool current = straddle_current(cpu, b);         /* may have killed it already */
@@ -105,11 +107,14 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 			b = NULL;
 		}
 	}
-	if (b)
-		return b;
-	if (!engine_room(en))
-		engine_reset(en);
-	return block_translate(en, host, cpu->rip, mode);
+	if (!b) {
+		if (!engine_room(en))
+			engine_reset(en);
+		b = block_translate(en, host, cpu->rip, mode);
+	}
+	if (!b->source2)
+		*q = (struct quick){ cpu->rip, host, mode, b };
+	return b;
 }
 
 static bool within_limit(const struct cpu *cpu, const struct block *b)
@@ -141,6 +146,8 @@ static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 {
 	struct engine *en = cpu->engine;
 	if (!linkable(cpu, b))
+		return;
+	if (exit_id == EXITED_LOOKUP && !tlb_jump_may_stay(cpu, b->rip))
 		return;
 	if (exit_id == EXITED_LOOKUP) {
 		cpu->jump_cache[b->rip & (JUMP_CACHE_ENTRIES - 1)] = to_rx(en, b->indirect_entry);

@@ -36,8 +36,6 @@ void engine_flush(struct cpu *cpu);
 
 /* Called by tlb.c when an execute entry for the page at gpa is installed. */
 void engine_exec_mapped(struct cpu *cpu, uint64_t gpa);
-/* Called by tlb.c/cpu when linear mappings changed: forget jump targets of the current (all) contexts. */
-void engine_jump_cache_flush(struct cpu *cpu);
 /* Called by cpu_mode_update(): selects cpu->jump_cache for cpu->mode and the TLB context (an identity, never reused while cached). */
 void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id);
 
