@@ -44,7 +44,7 @@ static void put_far_goto(struct translation_unit *u, uint64_t rip)
 	if (!cpu_canonical(u->cpu, rip))
 		put_store_imm64(e, AT(e, branch_rip), 0);
 	put_load(e, H_R14, AT(e, jump_cache));
-	put_op_mem(e, 0, 0xff, 4, mem_base(H_R14, (rip & (JUMP_CACHE_ENTRIES - 1)) * 8));
+	put_op_mem(e, 0, 0xff, 4, mem_base(H_R14, jump_cache_index(rip) * 8));
 }
 
 void put_goto(struct translation_unit *u, uint64_t rip)
@@ -224,6 +224,38 @@ static void put_call_ind(struct translation_unit *u, struct xinsn *x)
 	put_indirect(u, x);
 }
 
+/* RFLAGS.IF in memory, without touching the host's flags: rotated to the top it falls off a doubling. */
+static void put_interrupt_flag(struct translation_unit *u, bool on)
+{
+	struct emit *e = &u->e;
+	put_load(e, H_R13, AT(e, rflags));
+	put_rorx(e, H_R13, H_R13, 10);
+	put_lea(e, H_R13, mem_index(H_R13, H_R13, 0, 0));
+	put_rorx(e, H_R13, H_R13, 55);
+	if (on)
+		put_lea(e, H_R13, mem_base(H_R13, RFLAGS_IF));
+	put_store(e, H_R13, AT(e, rflags));
+}
+
+/*
+ * STI at CPL 0, followed by an instruction in the block that is no rule: that
+ * one is the interrupt shadow, for nothing is polled before it has run. If
+ * somebody waits for the window the rule does it all.
+ */
+static void put_sti(struct translation_unit *u, struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	put_store(e, H_RCX, AT_SPILL(e, 0));
+	put_load32(e, H_RCX, AT(e, want));
+	put8(e, 0xe3);                                           /* jrcxz: nobody waits */
+	uint8_t *skip = e->p++;
+	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_rule(u, x);
+	*skip = e->p - (skip + 1);
+	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_interrupt_flag(u, true);
+}
+
 void put_rule(struct translation_unit *u, struct xinsn *x)
 {
 	struct emit *e = &u->e;
@@ -254,5 +286,7 @@ void put_control(struct translation_unit *u, struct xinsn *x)
 	case KIND_PUSH: put_push(u, x); break;
 	case KIND_POP: put_pop(u, x); break;
 	case KIND_LEAVE: put_leave(u, x); break;
+	case KIND_CLI: put_interrupt_flag(u, false); break;
+	case KIND_STI: put_sti(u, x); break;
 	}
 }

@@ -393,6 +393,8 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		(in->mnemonic == ZYDIS_MNEMONIC_MOVSD || in->mnemonic == ZYDIS_MNEMONIC_CMPSD) ? NULL : rule_find(in->mnemonic);
 	if (r) {
 		set_rule(x, r->fn, r->flags);
+		if (u->mode & MODE_CPL0 && u->mode & MODE_PROTECTED && !(u->mode & (XMODE_ONE | MODE_STEP)))
+			x->kind = r->fn == rule_cli ? KIND_CLI : r->fn == rule_sti ? KIND_STI : KIND_RULE;
 		return;
 	}
 	if (z->meta.isa_ext == ZYDIS_ISA_EXT_CET || z->meta.isa_ext == ZYDIS_ISA_EXT_SVM || in->mnemonic == ZYDIS_MNEMONIC_UD0 ||
@@ -413,4 +415,21 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		return;
 	}
 	x->kind = in->mnemonic == ZYDIS_MNEMONIC_LEA ? KIND_LEA : is_bit_string(in) ? KIND_BIT_STRING : KIND_NATIVE;
+}
+
+/*
+ * An STI stays inline only if the block goes on with an instruction that is no
+ * rule (see put_sti()); otherwise the block ends with it.
+ */
+void unit_check_sti(struct translation_unit *u)
+{
+	struct block *b = u->block;
+	for (unsigned i = 0; i < u->count; i++) {
+		struct xinsn *x = &u->insn[i];
+		if (x->kind != KIND_STI || (i + 1 < u->count && x[1].kind != KIND_RULE))
+			continue;
+		x->kind = KIND_RULE;
+		u->count = b->insns = i + 1;
+		b->length = x->rip + x->in.len - b->rip;
+	}
 }

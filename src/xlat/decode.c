@@ -112,4 +112,5 @@ void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip)
 	}
 	u->block->insns = u->count;
 	u->block->length = at - rip;
+	unit_check_sti(u);
 }

@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 2048, JUMP_CACHE_COUNT = 32, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 32, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
@@ -125,8 +125,10 @@ struct engine {
 };
 
 /* An instruction on its way through the translator. */
+static inline unsigned jump_cache_index(uint64_t rip) { return rip >> JUMP_CACHE_SHIFT & (JUMP_CACHE_ENTRIES - 1); }
+
 enum insn_kind { KIND_NATIVE, KIND_RULE, KIND_NOP, KIND_LEA, KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET, KIND_JMP_IND, KIND_CALL_IND,
-                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING };
+                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING, KIND_CLI, KIND_STI };
 enum { RULE_ENDS = 1 };                  /* the rule may change RIP, mode, mapping or code: ends the block */
 
 /* What a memory access has to do with a window (window.c). */
@@ -192,6 +194,7 @@ enum { COLD_ACCESS,                      /* TLB missed */
 void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);
 /* classify.c */
 void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+void unit_check_sti(struct translation_unit *u);
 /* rules.c: NULL: no rule */
 struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
 const struct rule_binding *rule_find(unsigned mnemonic);

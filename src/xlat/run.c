@@ -21,7 +21,7 @@ int engine_init(struct cpu *cpu)
 	}
 	stubs_make(en);
 	cpu->engine = en;
-	cpu->spill[SPILL_JUMP_MASK] = JUMP_CACHE_ENTRIES - 1;
+	cpu->spill[SPILL_JUMP_MASK] = (uint64_t)(JUMP_CACHE_ENTRIES - 1) << JUMP_CACHE_SHIFT;
 	engine_reset(en);
 	cpu_mode_update(cpu);
 	return 0;
@@ -150,7 +150,7 @@ static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 	if (exit_id == EXITED_LOOKUP && !tlb_jump_may_stay(cpu, b->rip))
 		return;
 	if (exit_id == EXITED_LOOKUP) {
-		cpu->jump_cache[b->rip & (JUMP_CACHE_ENTRIES - 1)] = to_rx(en, b->indirect_entry);
+		cpu->jump_cache[jump_cache_index(b->rip)] = to_rx(en, b->indirect_entry);
 		return;
 	}
 	if (exit_id >= EXITED_NEXT)
