@@ -52,18 +52,30 @@ void jump_caches_clear(struct engine *en)
 		jump_cache_clear(en, en->jump_cache);
 }
 
+/* The table for the key: one of JUMP_CACHE_WAYS places, the least recently selected one if it is none of them. */
+static struct jump_cache *jump_cache_find(struct engine *en, uint64_t context_id, uint32_t mode)
+{
+	unsigned set = (context_id * 0x9e3779b97f4a7c15ull >> 40 ^ (mode * 0x85ebca6bu) >> 7) % (JUMP_CACHE_COUNT / JUMP_CACHE_WAYS);
+	struct jump_cache *jc = &en->jump_caches[set * JUMP_CACHE_WAYS], *oldest = jc;
+	for (unsigned way = 0; way < JUMP_CACHE_WAYS; way++) {
+		if (jc[way].context == context_id && jc[way].mode == mode)
+			return &jc[way];
+		if (jc[way].selected < oldest->selected)
+			oldest = &jc[way];
+	}
+	oldest->context = context_id;
+	oldest->mode = mode;
+	jump_cache_clear(en, oldest);
+	return oldest;
+}
+
 void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id)
 {
 	struct engine *en = cpu->engine;
 	if (!en)
 		return;
-	unsigned i = (context_id * 0x9e3779b97f4a7c15ull >> 40 ^ (cpu->mode * 0x85ebca6bu) >> 7) % JUMP_CACHE_COUNT;
-	struct jump_cache *jc = &en->jump_caches[i];
-	if (jc->context != context_id || jc->mode != cpu->mode) {
-		jc->context = context_id;
-		jc->mode = cpu->mode;
-		jump_cache_clear(en, jc);
-	}
-	en->jump_cache = jc;
-	cpu->jump_cache = jc->target;
+	if (!en->jump_cache || en->jump_cache->context != context_id || en->jump_cache->mode != cpu->mode)
+		en->jump_cache = jump_cache_find(en, context_id, cpu->mode);
+	en->jump_cache->selected = ++en->selections;
+	cpu->jump_cache = en->jump_cache->target;
 }
