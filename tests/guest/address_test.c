@@ -194,11 +194,40 @@ static void code_limits(void)
 	      rig->r.rbx = 0xfff0; rig_poke(rig, 0xfff0, 3, 0x8015e9));
 }
 
+/* 16-bit protected code: widths of operands, addresses and stack are three things. */
+static void mixed_widths(void)
+{
+	VALUE(PROT16, "CALL and RET near, ESP of 32 bits", 16, "mov ebx, esp; call 1f; jmp 2f; 1: mov eax, ebx; sub eax, esp; "
+		"ret; 2: cmp ebx, esp; je 3f;"
+		"mov eax, 99; 3: hlt", 2);
+	VALUE(PROT16, "66h CALL", 16, "mov ebx, esp; .byte 0x66, 0xe8; .long 1f - . - 4; jmp 2f; 1: mov eax, ebx; "
+		"sub eax, esp; .byte 0x66; ret; 2: hlt", 4);
+	VALUE(PROT16, "PUSH of a selector, 16-bit", 16, "mov ebx, esp; push ds; mov eax, ebx; sub eax, esp; hlt", 2);
+	VALUE(PROT16, "far CALL 16:16 and RETF", 16, "mov eax, 0; .byte 0x9a; .word 0x8000 + 1f - 661b, 0x38; jmp 2f; "
+		"1: mov eax, [esp + 2]; retf; 2: movzx eax, ax; hlt", CODE16);
+	VALUE(PROT16, "far JMP 16:32 to 32-bit code", 16, ".byte 0x66, 0xea; .long 0x8000 + 1f - 661b; .word 8; .code32; "
+		"1: mov eax, 0x12345678; hlt; .code16", 0x12345678);
+	VALUE(PROT16, "stack of 16 bits: SP wraps alone", 16, "mov ax, 0x70; mov ss, ax; mov esp, 0x10000; push 0x1234; "
+		"movzx eax, word ptr [0xfffe]; xor eax, esp; hlt",
+		(0x1fffe ^ 0x1234));
+	VALUE(PROT16, "LEAVE, 16-bit stack", 16, "mov ax, 0x70; mov ss, ax; mov esp, 0x55554000; mov ebp, 0x11114000; "
+		"mov word ptr [0x4000], 0x77;"
+		"leave; mov eax, esp; xor eax, ebp; hlt", 0x55554002 ^ 0x11110077);
+	VALUE(PROT16, "67h addresses of 32 bits", 16, "mov ebx, 0x10000; mov dword ptr [ebx], 0x55; mov eax, [ebx]; hlt", 0x55);
+	VALUE(PROT16, "16-bit addresses wrap", 16, "mov bx, 0xffff; mov byte ptr [bx + 0x4001], 7; "
+		"movzx eax, byte ptr [0x4000]; hlt", 7);
+	CASE_WITH(PROT16, "interrupt gate from 16-bit code", 0x40, 0, 16, "int 0x40; " AT "hlt", (void)0);
+	CASE(PROT16, "JMP past 64K wraps, then #GP", GP, 0, 16, "mov ebx, 0x18000; " AT "jmp ebx; hlt");
+	VALUE(COMPAT, "PUSHA and POPA", 32, "mov eax, 1; mov edi, 7; pusha; xor eax, eax; xor edi, edi; popa; shl edi, 4; "
+		"or eax, edi; hlt", 0x71);
+}
+
 int main(void)
 {
 	canonical();
 	alignment();
 	nested();
 	code_limits();
+	mixed_widths();
 	return rig_summary();
 }
