@@ -129,6 +129,8 @@ struct cpu_ops {
 	 */
 	void (*exclusive_begin)(struct cpu *cpu);
 	void (*exclusive_end)(struct cpu *cpu);
+	/* VMREAD or VMWRITE (cpu->cur_insn), all checks of mode and privilege made: as a rule, without leaving. */
+	void (*vmcs_access)(struct cpu *cpu);
 	/* MSR filter of the client: true when the access must go to the client. */
 	bool (*msr_filtered)(struct cpu *cpu, uint32_t index, bool write);
 };

@@ -1,7 +1,8 @@
 /*
  * VMX instructions: what the processor checks before VMX itself has a say.
  * In non-root operation they exit; elsewhere KVM_RUN's loop hands them to
- * vmx/, which finds the instruction in cpu->cur_insn.
+ * vmx/, which finds the instruction in cpu->cur_insn. VMREAD and VMWRITE, of
+ * which an exit has dozens, go there without leaving the engine.
  */
 #include "cpu/access.h"
 #include "cpu/rules.h"
@@ -72,7 +73,10 @@ void rule_vmx(struct cpu *cpu, const struct insn *insn)
 	}
 	if (cpu->cpl != 0)
 		cpu_raise_gp(cpu);
-	cpu_leave(cpu, CPU_EXIT_VMX_INSN);
+	if (insn->mnemonic == ZYDIS_MNEMONIC_VMREAD || insn->mnemonic == ZYDIS_MNEMONIC_VMWRITE)
+		cpu->ops->vmcs_access(cpu);
+	else
+		cpu_leave(cpu, CPU_EXIT_VMX_INSN);
 }
 
 /*

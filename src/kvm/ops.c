@@ -45,6 +45,13 @@ static bool op_mmio_write(struct cpu *cpu, uint64_t gpa, const void *data, unsig
 	return coalesced_write(v->vm, false, gpa, data, len);
 }
 
+static void op_vmcs_access(struct cpu *cpu)
+{
+	struct vcpu *v = cpu->owner;
+
+	vmx_access_field(v->vmx);
+}
+
 static bool op_pio_read(struct cpu *cpu, uint16_t port, void *data, unsigned len)
 {
 	struct vcpu *v = cpu_vcpu(cpu);
@@ -158,6 +165,7 @@ int vcpu_apic_base_set(struct vcpu *v, uint64_t value, bool host)
 const struct cpu_ops vcpu_cpu_ops = {
 	.mmio_read = op_mmio_read,
 	.mmio_write = op_mmio_write,
+	.vmcs_access = op_vmcs_access,
 	.pio_read = op_pio_read,
 	.pio_write = op_pio_write,
 	.msr_read = op_msr_read,

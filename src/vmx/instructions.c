@@ -400,6 +400,14 @@ static void execute(struct vmx_vcpu *v)
 	complete(v->cpu);
 }
 
+void vmx_access_field(struct vmx_vcpu *v)
+{
+	if (v->cpu->cur_insn->mnemonic == ZYDIS_MNEMONIC_VMREAD)
+		vmread(v);
+	else
+		vmwrite(v);
+}
+
 void vmx_instruction(struct vmx_vcpu *v)
 {
 	v->cpu->leave_why = CPU_EXIT_NONE;

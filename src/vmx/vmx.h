@@ -32,6 +32,9 @@ void vmx_reset(struct vmx_vcpu *v);
  * client's memory gone); the instruction is then run again later. */
 void vmx_instruction(struct vmx_vcpu *v);
 
+/* The same for VMREAD and VMWRITE inside a rule: RIP is left to the engine, faults unwind as those of any rule. */
+void vmx_access_field(struct vmx_vcpu *v);
+
 /* Who handles this VM exit of L2? */
 enum vmx_verdict { VMX_TO_L1, VMX_TO_L0 };
 enum vmx_verdict vmx_reflect(struct vmx_vcpu *v, const struct vmexit *e);

@@ -65,7 +65,7 @@ static const struct rule_binding bindings[] = {
 	{ M(VPGATHERQD), RULE_ENDS, rule_gather }, { M(VPGATHERQQ), RULE_ENDS, rule_gather },
 	/* VMX */
 	{ M(VMXON), RULE_ENDS, rule_vmx }, { M(VMXOFF), RULE_ENDS, rule_vmx }, { M(VMCLEAR), RULE_ENDS, rule_vmx }, { M(VMPTRLD), RULE_ENDS, rule_vmx },
-	{ M(VMPTRST), RULE_ENDS, rule_vmx }, { M(VMREAD), RULE_ENDS, rule_vmx }, { M(VMWRITE), RULE_ENDS, rule_vmx },
+	{ M(VMPTRST), RULE_ENDS, rule_vmx }, { M(VMREAD), 0, rule_vmx }, { M(VMWRITE), 0, rule_vmx },
 	{ M(VMLAUNCH), RULE_ENDS, rule_vmx }, { M(VMRESUME), RULE_ENDS, rule_vmx }, { M(INVEPT), RULE_ENDS, rule_vmx },
 	{ M(INVVPID), RULE_ENDS, rule_vmx }, { M(VMCALL), RULE_ENDS, rule_vmcall }, { M(VMMCALL), RULE_ENDS, rule_vmcall },
 	{ M(VMFUNC), RULE_ENDS, rule_vmfunc },
