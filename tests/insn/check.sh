@@ -22,16 +22,16 @@ pair() { # two of them
 }
 
 extra_one= extra_two= bits=64
-pair engine.link=1 engine.link=0 --count 10 --sequences 40000 "$@"
-pair engine.block_insns=1 engine.careful=1 --count 6 --sequences 20000 "$@"
+pair engine.link=1 engine.link=0 --count 10 --sequences 30000 --smc 4000 "$@"
+pair engine.block_insns=1 engine.careful=1 --count 5 --sequences 15000 --smc 2000 "$@"
 extra_one=--fault-flags
-pair engine.precise_flags=1 engine.tlb_entries=64 --count 6 --sequences 20000 "$@"
+pair engine.precise_flags=1 engine.tlb_entries=64 --count 5 --sequences 15000 --smc 2000 "$@"
 extra_one=
 bits=32
-pair engine.link=1 engine.block_insns=1 --bits 32 --count 8 --sequences 20000 "$@"
+pair engine.link=1 engine.block_insns=1 --bits 32 --count 6 --sequences 15000 --smc 2000 "$@"
 pair engine.careful=1 engine.tlb_entries=64 --bits 32 --count 4 --sequences 10000 "$@"
 bits=64
-pair engine.flush_every=7 engine.code_cache_mb=2 --count 3 --sequences 20000 "$@"
+pair engine.flush_every=7 engine.code_cache_mb=2 --count 3 --sequences 15000 --smc 2000 "$@"
 
 grep -h '^\(not ok\|#\|the guest\|signal\)' "$dir"/*.out
 cat "$dir"/*.end

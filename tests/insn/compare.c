@@ -127,6 +127,8 @@ bool outcomes_equal(const struct test *t, const struct outcome *a, const struct 
 	for (unsigned p = 0; p < DATA_PAGES; p++)
 		if (page_kinds[p] != PAGE_NONE && memcmp(a->data[p], b->data[p], PAGE))
 			return false;
+	if (t->smc && memcmp(a->code, b->code, t->code_len))
+		return false;
 	return xsave_equal(a, b);
 }
 
@@ -203,7 +205,7 @@ static void print_memory(const struct outcome *a, const struct outcome *b)
 
 void report(const struct test *t, const struct outcome *native, const struct outcome *guest, const char *why)
 {
-	printf("not ok %llu - %s\n", (long long)t->index, t->form ? ZydisMnemonicGetString(t->form->mnemonic) : "sequence");
+	printf("not ok %llu - %s\n", (long long)t->index, t->form ? ZydisMnemonicGetString(t->form->mnemonic) : t->smc ? "self-modifying code" : "sequence");
 	print_code(t);
 	print_inputs(t);
 	if (why) {
@@ -228,4 +230,11 @@ void report(const struct test *t, const struct outcome *native, const struct out
 		printf("\n");
 	}
 	print_memory(native, guest);
+	if (t->smc && memcmp(native->code, guest->code, t->code_len)) {
+		printf("#   code: native ");
+		hex(native->code, t->code_len);
+		printf("\n#         engine ");
+		hex(guest->code, t->code_len);
+		printf("\n");
+	}
 }

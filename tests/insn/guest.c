@@ -47,7 +47,7 @@ static void make_page_tables(void)
 			*entry(PT_DATA, i) = gpa | P | U | (page_kinds[i] == PAGE_RO ? 0 : W) | 1ull << 63;
 	}
 	for (uint64_t i = 0; i < CODE_BYTES >> 21; i++)
-		*entry(PD_LOW, (CODE_BASE >> 21) + i) = (CODE_GPA + (i << 21)) | P | U | LARGE;
+		*entry(PD_LOW, (CODE_BASE >> 21) + i) = (CODE_GPA + (i << 21)) | P | U | LARGE | (CODE_BASE + (i << 21) >= SMC_BASE ? W : 0);
 	*entry(PML4, 511) = PDPT_HIGH | P | W;
 	*entry(PDPT_HIGH, 510) = PD_HIGH | P | W;
 	*entry(PD_HIGH, 0) = PT_KERNEL | P | W;

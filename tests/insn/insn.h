@@ -7,6 +7,7 @@
  * inputs.c     registers and memory for it, so that operands lie where the test wants them
  * special.c    inputs that single instructions need (divisors, counts, images ...)
  * sequence.c   blocks of several random instructions
+ * smc.c        loops that store into their own code
  * native.c     the oracle: runs a test on this processor, inside a signal frame
  * guest.c      runs a test through the KVM API
  * compare.c    compares and reports
@@ -35,6 +36,8 @@ enum { SEL_CODE32 = 0x23, SEL_DATA = 0x2b, SEL_CODE64 = 0x33 };   /* as the syst
 #define DATA_BASE 0x10000000ull
 #define CODE_BASE 0x20000000ull
 #define CODE_BYTES (64ull << 20)
+#define SMC_BYTES (8ull << 20)                   /* at its end: writable */
+#define SMC_BASE (CODE_BASE + CODE_BYTES - SMC_BYTES)
 /* Pages of the data area, by what they are. */
 enum page_kind { PAGE_NONE, PAGE_RW, PAGE_RO, PAGE_MMIO };
 enum { DATA_PAGES = 12 };
@@ -47,6 +50,9 @@ extern uint8_t image[DATA_PAGES * PAGE];
 void image_init(uint64_t seed);
 void image_reset(void);                          /* takes the pokes back */
 bool poke(uint64_t addr, const void *bytes, unsigned len);      /* false: some of it is no memory of ours */
+
+/* ---- code ---- */
+enum { MAX_INSNS = 20, SLOT_BYTES = 256, CODE_OFFSET = 64, CODE_ROOM = 160 };
 
 /* ---- machine state ---- */
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, GPR_COUNT = 16 };
@@ -63,6 +69,7 @@ struct outcome {
 	unsigned vector;
 	uint64_t error, cr2;                     /* cr2: of page faults, else 0 */
 	uint8_t data[DATA_PAGES][PAGE];
+	uint8_t code[CODE_ROOM];                 /* of tests that change theirs */
 };
 
 /* ---- random numbers ---- */
@@ -103,22 +110,24 @@ const ZydisDecodedOperand *memory_operand(const struct decoded *d);
 bool is_vsib(const struct decoded *d);
 
 /* ---- one test ---- */
-enum { MAX_INSNS = 16, SLOT_BYTES = 256, CODE_OFFSET = 64, CODE_ROOM = 160 };
 struct test {
 	uint64_t index;
 	struct rng rng;
 	const struct form *form;                 /* NULL: a sequence */
 	uint64_t slot;                           /* linear address of its SLOT_BYTES, filled with INT3 */
+	unsigned start;                          /* of the code within the slot; may reach into the next one, on another page */
 	uint8_t code[CODE_ROOM];
 	unsigned code_len, count;
 	struct decoded insn[MAX_INSNS];
 	uint16_t offset[MAX_INSNS];
 	struct state in;
 	uint32_t undefined;                      /* flags that mean nothing afterwards */
+	bool smc;                                /* stores into its own code */
 	bool conditional;                        /* sequences being made: the next instruction may be skipped */
+	uint32_t bases;                          /* sequences: those of them that may move a little */
 	uint32_t pinned;                         /* sequences: registers that hold addresses throughout */
 };
-static inline uint64_t test_rip(const struct test *t) { return t->slot + CODE_OFFSET; }
+static inline uint64_t test_rip(const struct test *t) { return t->slot + t->start; }
 
 /* build.c. Registers that memory operands may use; ~0: any. */
 struct shape { uint32_t bases, indexes; };
@@ -146,6 +155,9 @@ bool is_simple(const struct decoded *d);        /* may stand in a sequence */
 /* sequence.c */
 bool test_sequence(struct test *t);
 void sequence_reseed(struct test *t);
+
+/* smc.c */
+bool test_smc(struct test *t);
 
 /* ---- running ---- */
 extern uint64_t native_fs_base, native_gs_base;

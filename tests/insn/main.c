@@ -14,7 +14,7 @@
 static struct options {
 	uint64_t seed, first, only;
 	const char *filter;
-	unsigned count, sequences, shard, shards, max_reports;
+	unsigned count, sequences, smc, shard, shards, max_reports;
 	bool self, verbose;
 } opt = { .seed = 1, .only = ~0ull, .count = 3, .sequences = 0, .shards = 1, .max_reports = 20 };
 
@@ -27,21 +27,28 @@ static struct progress {
 } *progress;
 
 static struct outcome native, guest;
-static uint64_t slots_used;
+static uint64_t slots_used, smc_slots_used;
 
-static uint64_t next_slot(void)
+/* Gives the test its slot. The last one of a page holds code that goes on in the next page, mostly. */
+static bool take_slot(struct test *t, bool smc, bool single)
 {
-	uint64_t slots = CODE_BYTES / SLOT_BYTES;
-	if (slots_used == slots)
-		return 0;
-	return CODE_BASE + SLOT_BYTES * slots_used++;
+	uint64_t slots = (smc ? SMC_BYTES : CODE_BYTES - SMC_BYTES) / SLOT_BYTES, *used = smc ? &smc_slots_used : &slots_used;
+	if (*used + 2 > slots)
+		return false;
+	t->slot = (smc ? SMC_BASE : CODE_BASE) + SLOT_BYTES * (*used)++;
+	t->start = CODE_OFFSET;
+	if ((t->slot + SLOT_BYTES) % PAGE == 0) {
+		t->start = SLOT_BYTES - 1 - below(&t->rng, single ? 20 : 100);
+		(*used)++;
+	}
+	return true;
 }
 
 static void place(const struct test *t)
 {
 	uint8_t *at = code_alias + (t->slot - CODE_BASE);
-	memset(at, 0xcc, SLOT_BYTES);
-	memcpy(at + CODE_OFFSET, t->code, t->code_len);
+	memset(at, 0xcc, t->start > CODE_OFFSET ? 2 * SLOT_BYTES : SLOT_BYTES);
+	memcpy(at + t->start, t->code, t->code_len);
 }
 
 static void count_result(bool ok)
@@ -52,16 +59,28 @@ static void count_result(bool ok)
 		progress->failed++;
 }
 
+/* Keeps what a test has made of its code, and puts the original back. */
+static void keep_code(const struct test *t, struct outcome *o)
+{
+	uint8_t *at = code_alias + (test_rip(t) - CODE_BASE);
+	memcpy(o->code, at, t->code_len);
+	memcpy(at, t->code, t->code_len);
+}
+
 static void run_test(const struct test *t)
 {
 	const char *why = NULL;
 	progress->engine = false;
 	native_run(t, &native);
+	if (t->smc)
+		keep_code(t, &native);
 	progress->engine = true;
 	if (opt.self)
 		native_run(t, &guest);
 	else
 		why = guest_run(t, &guest);
+	if (t->smc)
+		keep_code(t, &guest);
 	if (t->form && native.vector != 6)
 		progress->executed[t->form - forms] = 1;
 	forgive(t, &native, &guest);
@@ -87,9 +106,11 @@ static bool run_index(uint64_t n)
 	t.index = n;
 	t.rng = (struct rng){ opt.seed * 0x9e3779b97f4a7c15ull ^ n * 0xd6e8feb86659fd93ull };
 	rnd(&t.rng);
-	if (!(t.slot = next_slot()))
+	bool smc = n >= singles + opt.sequences;
+	if (!take_slot(&t, smc, n < singles))
 		return false;
-	bool made = n < singles ? test_single(&t, &forms[n % form_count]) : test_sequence(&t);
+	t.smc = false;
+	bool made = n < singles ? test_single(&t, &forms[n % form_count]) : smc ? test_smc(&t) : test_sequence(&t);
 	if (!made) {
 		if (opt.verbose)
 			cannot_make(n, n < singles ? &forms[n % form_count] : NULL);
@@ -98,7 +119,7 @@ static bool run_index(uint64_t n)
 	}
 	place(&t);
 	run_test(&t);
-	for (unsigned again = 0; n >= singles && again < 2; again++) {
+	for (unsigned again = 0; n >= singles && !smc && again < 2; again++) {
 		image_reset();
 		sequence_reseed(&t);
 		run_test(&t);
@@ -126,7 +147,7 @@ static int worker(void)
 		fprintf(stderr, "the guest cannot be made: %s\n", why);
 		return 2;
 	}
-	uint64_t end = (uint64_t)form_count * opt.count + opt.sequences;
+	uint64_t end = (uint64_t)form_count * opt.count + opt.sequences + opt.smc;
 	while (progress->next < end) {
 		uint64_t n = progress->next;
 		if (n % 256 == 0)
@@ -169,7 +190,7 @@ static void parse(int argc, char **argv)
 	static const struct option names[] = {
 		{ "seed", 1, 0, 's' }, { "filter", 1, 0, 'f' }, { "count", 1, 0, 'c' }, { "sequences", 1, 0, 'q' }, { "shard", 1, 0, 'd' },
 		{ "only", 1, 0, 'o' }, { "self", 0, 0, 'S' }, { "verbose", 0, 0, 'v' }, { "fault-flags", 0, 0, 'F' },
-		{ "no-x87-pointers", 0, 0, 'X' }, { "reports", 1, 0, 'r' }, { "bits", 1, 0, 'b' }, { 0 } };
+		{ "no-x87-pointers", 0, 0, 'X' }, { "reports", 1, 0, 'r' }, { "bits", 1, 0, 'b' }, { "smc", 1, 0, 'm' }, { 0 } };
 	int c;
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (c) {
@@ -180,6 +201,7 @@ static void parse(int argc, char **argv)
 		case 'd': sscanf(optarg, "%u/%u", &opt.shard, &opt.shards); break;
 		case 'o': opt.only = strtoull(optarg, NULL, 0); break;
 		case 'r': opt.max_reports = atoi(optarg); break;
+		case 'm': opt.smc = atoi(optarg); break;
 		case 'b': machine_bits = atoi(optarg); break;
 		case 'S': opt.self = true; break;
 		case 'v': opt.verbose = true; break;

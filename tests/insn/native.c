@@ -64,8 +64,10 @@ static void map_data(void)
 void native_init(int code_fd)
 {
 	map_data();
-	check(mmap((void *)CODE_BASE, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, code_fd, 0) ==
+	check(mmap((void *)CODE_BASE, CODE_BYTES - SMC_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, code_fd, 0) ==
 	      (void *)CODE_BASE, "code");
+	check(mmap((void *)SMC_BASE, SMC_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, code_fd,
+	           CODE_BYTES - SMC_BYTES) == (void *)SMC_BASE, "code");
 	/* 64-bit code does not look at these, 32-bit code does. */
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_DATA));
 	native_gs_base = 0x3450;

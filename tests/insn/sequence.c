@@ -89,6 +89,74 @@ static bool append(struct test *t, const struct shape *shape)
 	return true;
 }
 
+static unsigned put_rex(uint8_t *p, unsigned w, unsigned reg, unsigned rm)
+{
+	unsigned rex = w << 3 | (reg > 7) << 2 | (rm > 7);
+	if (machine_bits == 32 || !rex)
+		return 0;
+	*p = 0x40 | rex;
+	return 1;
+}
+
+/* An instruction that moves an address register a little, or copies one to another, as compilers do between accesses. */
+static unsigned move_bytes(struct rng *rng, uint8_t *p, unsigned from, unsigned to)
+{
+	uint8_t *start = p;
+	unsigned kind = below(rng, 7);
+	int8_t by = (int8_t)rnd(rng) & ~7;
+	if (kind < 2) {                                  /* add, sub */
+		p += put_rex(p, 1, 0, to);
+		*p++ = 0x83;
+		*p++ = (kind ? 0xe8 : 0xc0) | (to & 7);
+		*p++ = by;
+	} else if (kind == 2) {                          /* inc, dec */
+		p += put_rex(p, 1, 0, to);
+		*p++ = 0xff;
+		*p++ = (percent(rng, 50) ? 0xc0 : 0xc8) | (to & 7);
+	} else if (kind == 3) {                          /* lea to, [from + by] */
+		p += put_rex(p, 1, to, from);
+		*p++ = 0x8d;
+		*p++ = 0x40 | (to & 7) << 3 | (from & 7);
+		if ((from & 7) == 4)
+			*p++ = 0x24;
+		*p++ = by;
+	} else if (kind == 4) {                          /* mov to, from */
+		p += put_rex(p, 1, from, to);
+		*p++ = 0x89;
+		*p++ = 0xc0 | (from & 7) << 3 | (to & 7);
+	} else if (kind == 5) {                          /* push from; the stack pointer moves as well */
+		p += put_rex(p, 0, 0, from);
+		*p++ = 0x50 | (from & 7);
+	} else {                                         /* xchg */
+		p += put_rex(p, 1, from, to);
+		*p++ = 0x87;
+		*p++ = 0xc0 | (from & 7) << 3 | (to & 7);
+	}
+	return p - start;
+}
+
+static int pick_of(struct rng *rng, uint32_t set)
+{
+	int g;
+	do
+		g = below(rng, 16);
+	while (!(set >> g & 1));
+	return g;
+}
+
+static void append_move(struct test *t)
+{
+	struct decoded *d = &t->insn[t->count];
+	uint8_t bytes[15] = { 0 };
+	unsigned len = move_bytes(&t->rng, bytes, pick_of(&t->rng, t->bases), pick_of(&t->rng, t->bases));
+	if (!decode(bytes, 15, d) || d->z.length != len || t->code_len + len > CODE_ROOM)
+		return;
+	note_undefined(t, d);
+	memcpy(t->code + t->code_len, bytes, len);
+	t->offset[t->count++] = t->code_len;
+	t->code_len += len;
+}
+
 /* Conditional branches skip the next instruction, if there is one. */
 static void link_branches(struct test *t)
 {
@@ -134,7 +202,7 @@ bool test_sequence(struct test *t)
 	for (unsigned i = 0; i < 2; i++) {
 		unsigned g = below(&t->rng, machine_bits == 64 ? 16 : 8);
 		shape.bases |= 1u << g;
-		t->in.gpr[g] = PAGE_ADDR(1) + 0x400 + below(&t->rng, 32) * 64;
+		t->in.gpr[g] = PAGE_ADDR(1) + (percent(&t->rng, 70) ? 0x400 + below(&t->rng, 32) * 64 : PAGE - 256 + below(&t->rng, 512));
 	}
 	t->in.gpr[RSP] = PAGE_ADDR(2) + 0x800;
 	do {
@@ -143,13 +211,15 @@ bool test_sequence(struct test *t)
 		if (shape.indexes)
 			t->in.gpr[g] = below(&t->rng, 16) * 16;
 	} while (!shape.indexes);
+	t->bases = shape.bases;
 	t->pinned = shape.bases | shape.indexes;
+	unsigned moves = percent(&t->rng, 50) ? 20 : 0;
 	t->in.rip = test_rip(t);
 	t->form = NULL;
 	t->count = t->code_len = t->undefined = 0;
 	t->conditional = false;
 	for (unsigned tries = 0; t->count < want && tries < 400; tries++)
-		append(t, &shape);
+		percent(&t->rng, moves) ? append_move(t) : (void)append(t, &shape);
 	link_branches(t);
 	sequence_reseed(t);
 	return t->count > 1;

@@ -152,7 +152,7 @@ static bool keep_gpr(struct test *t, int g, uint64_t v)
 
 static uint64_t code_target(struct test *t)
 {
-	uint64_t target = t->slot + SLOT_BYTES - 64 + below(&t->rng, 60);
+	uint64_t target = t->slot + below(&t->rng, 60);
 	/* The engine pushes a call's return address before it finds the target not canonical. */
 	if (t->insn[0].z.mnemonic == ZYDIS_MNEMONIC_CALL || machine_bits == 32)
 		return target;
