@@ -59,7 +59,7 @@ static void unit_emit(struct translation_unit *u)
 	struct block *b = u->block;
 	put_indirect_entry(u);
 	b->entry = u->e.p;
-	b->map = meta_alloc(u->engine, sizeof *b->map * 4 * u->count);
+	b->map = u->map;
 	if (!(u->mode & XMODE_ONE))
 		put_poll(u, &u->insn[0]);
 	for (unsigned i = 0; i < u->count; i++) {
@@ -77,6 +77,8 @@ static void unit_emit(struct translation_unit *u)
 	if (!u->ended)
 		put_goto(u, u->insn[u->count - 1].next);
 	unit_cold(u);
+	b->map = meta_alloc(u->engine, sizeof *b->map * b->nmap);
+	memcpy(b->map, u->map, sizeof *b->map * b->nmap);
 }
 
 /*

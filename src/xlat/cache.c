@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include "xlat/internal.h"
 
-enum { META_PER_CODE = 1, BYTES_PER_BLOCK = 256, EXITS_PER_BLOCK = 3 };
+enum { META_PER_CODE = 2, BYTES_PER_BLOCK = 256, EXITS_PER_BLOCK = 3 };
 
 static void *anonymous(size_t size)
 {

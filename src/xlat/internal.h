@@ -185,6 +185,7 @@ struct translation_unit {
 		uint8_t *after;
 	} cold[4 * MAX_BLOCK_INSNS];
 	unsigned ncold;
+	struct insn_map map[4 * MAX_BLOCK_INSNS];        /* the block's, while it grows */
 };
 enum { COLD_ACCESS,                      /* TLB missed */
        COLD_WINDOW,                      /* the same at the lead of a window */
