@@ -171,12 +171,26 @@ struct mem_operand put_window_access(struct translation_unit *u, const struct xi
 		put_window_check(u, x, w, size, access);
 		b = put_guest_reg(u, base, H_R13);
 	}
-	note_access(u, x);
 	return mem_index(b, reg, 0, (int32_t)disp);
+}
+
+/* The same for a memory operand with an index, or of constant address. */
+static struct mem_operand put_window_operand(struct translation_unit *u, const struct xinsn *x)
+{
+	const struct window *w = &x->window[WINDOW_OPERAND];
+	put_effective_address(u, x);
+	if (w->role == WINDOW_LEAD) {
+		put_lea(&u->e, H_R13, mem_base(H_R13, -(int32_t)w->before));
+		put_window_check(u, x, w, x->in.mem_size, operand_access(x));
+		put_effective_address(u, x);
+	}
+	return mem_index(H_R13, window_register[w->reg], 0, 0);
 }
 
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x)
 {
+	if (x->window[WINDOW_OPERAND].role && (x->in.base < 0 || x->in.index >= 0))
+		return put_window_operand(u, x);
 	if (x->window[WINDOW_OPERAND].role)
 		return put_window_access(u, x, WINDOW_OPERAND, x->in.base, x->in.disp, x->in.mem_size, operand_access(x));
 	put_effective_address(u, x);

@@ -1,8 +1,9 @@
 /*
- * Windows: one TLB check for several accesses of a block that use the same
- * base register value. The first access (the lead) checks the whole span and
- * leaves (host address - guest address) in a window register; the others use
- * [base + window + displacement] as they are. If the span is not inside one
+ * Windows: one TLB check for several accesses of a block whose addresses
+ * differ by constants: the same base and index values, or none at all. The
+ * first access (the lead) checks the whole span and leaves (host address -
+ * guest address) in a window register; the others add it to the address that
+ * they have anyway. If the span is not inside one
  * page with all the rights that its members need, the block is left for a
  * translation without windows, at the lead.
  *
@@ -14,7 +15,9 @@
 enum { MAX_SPAN = 1024, MAX_ACCESSES = 3 * MAX_BLOCK_INSNS };
 
 struct value { uint16_t id; int64_t offset; };
-struct access_ref { uint16_t insn, id; uint8_t part, size; bool write; int64_t offset; };
+/* id, index_id: what the base and the index hold; equal for two references only if they differ by a constant. */
+struct access_ref { uint16_t insn, id, index_id; uint8_t scale, part, size; bool write; int64_t offset; };
+enum { NO_VALUE = 0xffff };
 
 struct analysis {
 	struct translation_unit *u;
@@ -25,11 +28,13 @@ struct analysis {
 	unsigned nrefs, stretch;
 };
 
-static void note(struct analysis *a, unsigned insn, unsigned part, int base, int64_t disp, unsigned size, bool write)
+static struct access_ref *note(struct analysis *a, unsigned insn, unsigned part, int base, int64_t disp, unsigned size, bool write)
 {
-	struct value v = a->value[base];
-	a->ref[a->nrefs++] = (struct access_ref){ .insn = insn, .part = part, .id = v.id, .offset = v.offset + disp, .size = size,
-	                                          .write = write };
+	struct value v = base >= 0 ? a->value[base] : (struct value){ .id = NO_VALUE };
+	struct access_ref *r = &a->ref[a->nrefs++];
+	*r = (struct access_ref){ .insn = insn, .part = part, .id = v.id, .index_id = NO_VALUE, .offset = v.offset + disp, .size = size,
+	                          .write = write };
+	return r;
 }
 
 static void new_value(struct analysis *a, int g) { a->value[g] = (struct value){ .id = a->next_id++ }; }
@@ -40,19 +45,25 @@ static void end_stretch(struct analysis *a)
 		a->stop[a->stretch] = a->nrefs;
 }
 
-/* Memory operand of the plain kind: base and displacement only. */
+/* A 64-bit address without segment base, whose check may be moved to another instruction. */
 static bool operand_followed(const struct xinsn *x)
 {
 	const struct insn *in = &x->in;
-	return in->mem && in->mem_size && in->mem_size <= 64 && in->base >= 0 && in->index < 0 && !in->rip_relative && in->addrsize == 8 &&
+	return in->mem && in->mem_size && in->mem_size <= 64 && in->addrsize == 8 &&
 	       in->seg != SEG_FS && in->seg != SEG_GS && !x->aligned && !x->x87_wait && !in->lock;
 }
 
 static void note_operand(struct analysis *a, unsigned i, bool write)
 {
 	const struct xinsn *x = &a->u->insn[i];
-	if (operand_followed(x))
-		note(a, i, WINDOW_OPERAND, x->in.base, x->in.disp, x->in.mem_size, write);
+	if (!operand_followed(x))
+		return;
+	struct access_ref *r = note(a, i, WINDOW_OPERAND, x->in.base, x->in.disp, x->in.mem_size, write);
+	if (x->in.index >= 0) {
+		r->index_id = a->value[x->in.index].id;
+		r->scale = x->in.scale;
+		r->offset += a->value[x->in.index].offset << x->in.scale;
+	}
 }
 
 static void note_accesses(struct analysis *a, unsigned i)
@@ -117,6 +128,11 @@ static void follow(struct analysis *a, const struct xinsn *x)
 	}
 }
 
+static bool same_values(const struct access_ref *a, const struct access_ref *b)
+{
+	return a->id == b->id && a->index_id == b->index_id && a->scale == b->scale;
+}
+
 /* The members of the window that ref[lead] would open: how many, and their span. */
 static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, int64_t *high, bool *write, unsigned *last)
 {
@@ -128,7 +144,7 @@ static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, in
 	for (unsigned i = lead; i < a->stop[lead]; i++) {
 		const struct access_ref *m = &a->ref[i];
 		int64_t l = m->offset < *low ? m->offset : *low, h = m->offset + m->size > *high ? m->offset + m->size : *high;
-		if (m->id != r->id || h - l > MAX_SPAN)
+		if (!same_values(m, r) || h - l > MAX_SPAN)
 			continue;
 		*low = l;
 		*high = h;
@@ -143,7 +159,7 @@ static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low,
 {
 	for (unsigned i = lead; i <= last; i++) {
 		const struct access_ref *m = &a->ref[i];
-		if (m->id != a->ref[lead].id || m->offset < low || m->offset + m->size > high)
+		if (!same_values(m, &a->ref[lead]) || m->offset < low || m->offset + m->size > high)
 			continue;
 		struct window *w = &a->u->insn[m->insn].window[m->part];
 		w->role = i == lead ? WINDOW_LEAD : WINDOW_MEMBER;
