@@ -15,7 +15,7 @@
 #include "guest.h"
 #include "kvm/api.h"
 
-enum { GDT = 0x600, TSS = 0x800, HANDLERS = 0x9000, IPI_COUNT = 0xa000, AP_SLEEPS = 0xa008, AP_CODE = 0xb000, OTHER_ROOT = 0x180000,
+enum { GDT = 0x600, TSS = 0x800, HANDLERS = 0x9000, AP_CODE = 0xb000, OTHER_ROOT = 0x180000,
        PORT_BEGIN = 0x10, PORT_END = 0x11, PORT_CLIENT = 0xe4, VECTOR_PF = 14, VECTOR_INT = 0x41, VECTOR_IPI = 0x50,
        USER_CS = 59, USER_SS = 51 };
 #define MMIO_GPA "0x10000000"
@@ -63,19 +63,20 @@ enum { GDT = 0x600, TSS = 0x800, HANDLERS = 0x9000, IPI_COUNT = 0xa000, AP_SLEEP
 	X(lock_add, 0, "mov $0xc000, %ebx\n", "lock addl $1, (%rbx)") \
 	X(ret, 0, "", "call 2f\n jmp 3f\n 2: ret\n 3:")
 
-#define IPI_LOOP LOOP("mov (%rsi), %ebx\n" MSR_SET(0x830, 1, 0x4050) "2: pause\n cmpl %ebx, (%rsi)\n je 2b")
+/* At e000h: the count of IPIs taken, whether the second vCPU is to sleep, whether it is ready. */
+#define IPI_LOOP "6: pause\n cmpl $0, 16(%rsi)\n je 6b\n" LOOP("mov (%rsi), %ebx\n" MSR_SET(0x830, 1, 0x4050) "2: pause\n cmpl %ebx, (%rsi)\n je 2b")
 
 #define DEFINE(name, goal, before, operation) GUEST_ASM(op_##name, 64, before LOOP(operation));
 OPERATIONS(DEFINE)
-GUEST_ASM(op_ipi, 64, X2APIC "mov $0xa000, %esi\n movl $0, 8(%rsi)\n" IPI_LOOP);
-GUEST_ASM(op_ipi_asleep, 64, X2APIC "mov $0xa000, %esi\n movl $1, 8(%rsi)\n" IPI_LOOP);
+GUEST_ASM(op_ipi, 64, X2APIC "mov $0xe000, %esi\n movl $0, 8(%rsi)\n" IPI_LOOP);
+GUEST_ASM(op_ipi_asleep, 64, X2APIC "mov $0xe000, %esi\n movl $1, 8(%rsi)\n" IPI_LOOP);
 /* The faulting instruction is 3 bytes long; a read would do as well as any that cannot succeed. */
 GUEST_ASM(on_fault, 64, "add $8, %rsp\n addq $3, (%rsp)\n iretq");
 GUEST_ASM(on_int, 64, "iretq");
 GUEST_ASM(on_ipi, 64,
-	"push %rax\n push %rcx\n push %rdx\n xor %eax, %eax\n xor %edx, %edx\n mov $0x80b, %ecx\n wrmsr\n lock incl 0xa000\n"
+	"push %rax\n push %rcx\n push %rdx\n xor %eax, %eax\n xor %edx, %edx\n mov $0x80b, %ecx\n wrmsr\n lock incl 0xe000\n"
 	"pop %rdx\n pop %rcx\n pop %rax\n iretq");
-GUEST_ASM(ap, 64, X2APIC "sti\n 1: cmpl $0, 0xa008\n je 2f\n hlt\n jmp 1b\n 2: pause\n jmp 1b");
+GUEST_ASM(ap, 64, X2APIC "sti\n movl $1, 0xe010\n 1: cmpl $0, 0xe008\n je 2f\n hlt\n jmp 1b\n 2: pause\n jmp 1b");
 
 struct operation {
 	const char *name;

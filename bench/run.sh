@@ -66,8 +66,9 @@ measure() {
 		"$b/sample" -l "$1" -r "$2" -o "$results" -w "$3" -n -c "$LIMIT" -- "$b/bench" %ROWS%
 		return
 	fi
+	noted=; [ "$4" != 1 ] || noted="-m $memory"             # boot and memory: of the guest with all rows only
 	# shellcheck disable=SC2086
-	"$b/sample" -l "$1" -r "$2" -o "$results" -w "$3" -m $memory -c "$LIMIT" ${5:+-p "$5"} -- "$qemu" $machine $common \
+	"$b/sample" -l "$1" -r "$2" -o "$results" -w "$3" $noted -c "$LIMIT" ${5:+-p "$5"} -- "$qemu" $machine $common \
 		-initrd "$image" -append "console=ttyS0 panic=-1 quiet ${APPEND:-} l2smp=$4 bench=%ROWS%"
 }
 

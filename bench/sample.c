@@ -8,7 +8,7 @@
  *   sample -l LEVEL -r ROUND -o FILE -w ROWS [-n] [-m MIB] [-p LIBRARY] [-c SECONDS] -- COMMAND...
  *
  * %ROWS% in the command stands for the rows. -n: the process is the benchmark itself, and its own figures count.
- * -m: guest RAM, to be taken off the memory. -p: library to preload; it must then be in the process.
+ * -m: guest RAM, to be taken off the memory; without it boot and memory are not noted. -p: library to preload; it must then be in the process.
  * -c: most CPU seconds from one line to the next. A row that hangs or ends the guest is noted, and the rest run in a new one.
  */
 #include <errno.h>
@@ -173,7 +173,7 @@ static enum outcome note_hello(uint64_t cpu)
 		snprintf(run.why, sizeof(run.why), "%.90s is not in the process", preload);
 		return BROKEN;
 	}
-	if (!native) {
+	if (guest_mib) {
 		fprintf(out, "%s %s boot %s %llu\n", level, rounds, run.stage_start ? "L2" : "L1",
 		        (unsigned long long)(cpu - run.stage_start));
 		fprintf(stderr, " boot(%.1fs)", (cpu - run.stage_start) * 1e-9);
@@ -194,7 +194,7 @@ static enum outcome take_line(const char *line)
 	run.last_wall = clock_ns(CLOCK_MONOTONIC);
 	if (!strcmp(word, "hello"))
 		return note_hello(cpu);
-	if (!strcmp(word, "l1"))
+	if (!strcmp(word, "l1") && guest_mib)
 		fprintf(out, "%s %s boot L1 %llu\n", level, rounds, (unsigned long long)cpu);
 	if (!strcmp(word, "l2"))
 		run.stage_start = cpu;
