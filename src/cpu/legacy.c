@@ -108,7 +108,7 @@ static uint64_t enter_display(struct cpu *cpu, unsigned size, unsigned level, ui
 void rule_enter(struct cpu *cpu, const struct insn *insn)
 {
 	unsigned size = stack_operand_size(cpu, insn), width = stack_addr_size(cpu), level = insn->imm2 & 31;
-	uint64_t sp = wrap(stack_pointer(cpu) - size, width), frame = sp;
+	uint64_t sp = wrap(stack_pointer(cpu) - size, width), frame = (cpu->gpr[REG_RSP] & ~wrap(~0ull, width)) | sp;
 
 	seg_store(cpu, SEG_SS, sp, size, reg_get(cpu, REG_RBP, size, true));
 	if (level)

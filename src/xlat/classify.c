@@ -78,6 +78,17 @@ static bool is_plain_sse(unsigned mnemonic)
 	}
 }
 
+/* Later general-purpose instructions whose 66 gives the operand size, as that of the old ones. */
+static bool is_sized_by_66(unsigned mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_CRC32: case ZYDIS_MNEMONIC_POPCNT: case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT: case ZYDIS_MNEMONIC_MOVBE:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool is_prefetch_or_hint(unsigned mnemonic)
 {
 	switch (mnemonic) {
@@ -381,7 +392,7 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 	x->fpu_class = is_plain_sse(in->mnemonic) ? FPU_CLASS_NONE : fpu_class_of(in, z);
 	if (x->fpu_class == FPU_CLASS_SIMD && is_mmx_form(z, ops))
 		x->fpu_class = FPU_CLASS_X87;
-	x->simd = x->fpu_class != FPU_CLASS_NONE || z->meta.isa_ext != ZYDIS_ISA_EXT_BASE;
+	x->simd = x->fpu_class != FPU_CLASS_NONE || (z->meta.isa_ext != ZYDIS_ISA_EXT_BASE && !is_sized_by_66(in->mnemonic));
 	x->force66 = (u->mode & MODE_CODE_MASK) == MODE_CODE16 && in->opsize == 2;
 	x->x87_op = is_x87(z) && !is_x87_control(in->mnemonic);
 	x->x87_wait = waits_for_x87(z, ops);
