@@ -30,10 +30,12 @@ extra_one=
 bits=32
 pair engine.link=1 engine.block_insns=1 --bits 32 --count 6 --sequences 15000 --smc 2000 "$@"
 pair engine.careful=1 engine.tlb_entries=64 --bits 32 --count 4 --sequences 10000 "$@"
+bits=16
+pair engine.link=1 engine.block_insns=1 --bits 16 --count 5 "$@"
 bits=64
 pair engine.flush_every=7 engine.code_cache_mb=2 --count 3 --sequences 15000 --smc 2000 "$@"
 
 grep -h '^\(not ok\|#\|the guest\|signal\)' "$dir"/*.out
 cat "$dir"/*.end
-grep -h ' forms, ' "$dir/64.engine.link=1.out" "$dir/32.engine.link=1.out"
+grep -h ' forms, ' "$dir/64.engine.link=1.out" "$dir/32.engine.link=1.out" "$dir/16.engine.link=1.out"
 awk '/ passed, / { p += $(NF - 3); f += $(NF - 1) } !/ passed, / { f++ } END { print p " passed, " f " failed"; exit f > 0 }' "$dir"/*.end

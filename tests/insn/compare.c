@@ -57,7 +57,7 @@ static bool stores_mxcsr_mask(unsigned mnemonic)
 static const struct decoded *faulting(const struct test *t, const struct outcome *o)
 {
 	for (unsigned i = 0; i < t->count && ends_with_fault(o); i++)
-		if (o->state.rip == test_rip(t) + t->offset[i])
+		if (o->state.rip == test_ip(t) + t->offset[i])
 			return &t->insn[i];
 	return NULL;
 }
@@ -105,7 +105,7 @@ void forgive(const struct test *t, struct outcome *native, const struct outcome 
 		forgive_mxcsr_mask(t, native, guest);
 	if (native->vector == 14 && native->cr2 >> 46)
 		native->error &= ~1ull;          /* the system's own pages */
-	if (native->vector == 1 && native->state.rip == test_rip(t))
+	if (native->vector == 1 && native->state.rip == test_ip(t))
 		native->state.rflags = (native->state.rflags & ~(uint64_t)FLAG_RF) | (guest->state.rflags & FLAG_RF);   /* between elements */
 	if (!d || native->state.rip != guest->state.rip)
 		return;

@@ -18,8 +18,9 @@ static void decoder_init(void)
 {
 	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE,
 	                                        ZYDIS_DECODER_MODE_WBNOINVD };
-	ZydisDecoderInit(&decoder, machine_bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
-	                 machine_bits == 64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+	static const ZydisMachineMode modes[] = { ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_MACHINE_MODE_LONG_64 };
+	static const ZydisStackWidth widths[] = { ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_64 };
+	ZydisDecoderInit(&decoder, modes[machine_bits / 32], widths[machine_bits / 32]);
 	for (unsigned i = 0; i < COUNT_OF(off); i++)
 		ZydisDecoderEnableMode(&decoder, off[i], ZYAN_FALSE);
 }

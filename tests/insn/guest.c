@@ -16,12 +16,13 @@
 
 /* System memory: at 0 in guest-physical, at KERNEL in linear addresses. */
 enum { SYSTEM_BYTES = 1 << 20, PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_DATA = 0x4000, PDPT_HIGH = 0x5000, PD_HIGH = 0x6000,
-       PT_KERNEL = 0x7000, GDT = 0x10000, IDT = 0x11000, TSS = 0x12000, STUBS = 0x14000, STUB_BYTES = 16, IRET_STUB = 0x15000,
-       STACK_TOP = 0x19000, IRET_FRAME = 0x1a000, DATA_GPA = 0x200000, CODE_GPA = 0x10000000 };
+       PT_KERNEL = 0x7000, PD_FRAME = 0x8000, GDT = 0x10000, IDT = 0x11000, TSS = 0x12000, LDT = 0x13000, STUBS = 0x14000, STUB_BYTES = 16, IRET_STUB = 0x15000,
+       STACK_TOP = 0x19000, IRET_FRAME = 0x9000, DATA_GPA = 0x200000, CODE_GPA = 0x10000000 };
 #define KERNEL 0xffffffff80000000ull
 #define MMIO_GPA 0xd0000000ull
-enum { SEL_KCODE = 0x08, SEL_KDATA = 0x10, SEL_UDATA = SEL_DATA, SEL_TSS = 0x40 };
-#define SEL_UCODE (machine_bits == 64 ? SEL_CODE64 : SEL_CODE32)
+/* IRET to a 16-bit stack keeps bits 16 to 31 of RSP: system memory once more, where they are those of the data area. */
+#define FRAME_16BIT (0xffffffff00000000ull | DATA_BASE)
+enum { SEL_KCODE = 0x08, SEL_KDATA = 0x10, SEL_TSS = 0x40, SEL_LDT = 0x50 };
 enum { P = 1, W = 2, U = 4, LARGE = 0x80 };
 
 static int vm_fd, vcpu_fd;
@@ -51,6 +52,8 @@ static void make_page_tables(void)
 	*entry(PML4, 511) = PDPT_HIGH | P | W;
 	*entry(PDPT_HIGH, 510) = PD_HIGH | P | W;
 	*entry(PD_HIGH, 0) = PT_KERNEL | P | W;
+	*entry(PDPT_HIGH, 508) = PD_FRAME | P | W;
+	*entry(PD_FRAME, FRAME_16BIT >> 21 & 511) = P | W | LARGE;
 	for (unsigned i = 0; i < SYSTEM_BYTES / PAGE; i++)
 		*entry(PT_KERNEL, i) = i * PAGE | P | W;
 }
@@ -75,10 +78,16 @@ static void put_stub(unsigned vector)
 	*p++ = 0xf4;
 }
 
+static uint64_t descriptor16(uint64_t base, unsigned type)
+{
+	return 0xffff | (base & 0xffffff) << 16 | (uint64_t)type << 40 | (base >> 24 & 0xff) << 56;
+}
+
 static void make_system(void)
 {
 	*entry(GDT, 1) = 0x00af9b000000ffff;
 	*entry(GDT, 2) = 0x00cf93000000ffff;
+	*entry(LDT, SEL_DATA16 >> 3) = descriptor16(DATA_BASE, 0xf3);
 	*entry(GDT, 4) = 0x00cffb000000ffff;
 	*entry(GDT, 5) = 0x00cff3000000ffff;
 	*entry(GDT, 6) = 0x00affb000000ffff;
@@ -126,7 +135,11 @@ static bool make_sregs(void)
 		return false;
 	s.cs = segment(SEL_KCODE, 11, 0);
 	s.ss = segment(SEL_KDATA, 3, 0);
-	s.ds = s.es = segment(SEL_UDATA, 3, 3);
+	s.ds = s.es = segment(SEL_FLAT, 3, 3);
+	if (machine_bits == 16) {
+		s.ds = s.es = (struct kvm_segment){ .base = DATA_BASE, .limit = 0xffff, .selector = SEL_DATA16, .type = 3, .present = 1, .dpl = 3, .s = 1 };
+		s.ldt = (struct kvm_segment){ .base = KERNEL + LDT, .limit = 0xf, .selector = SEL_LDT, .type = 2, .present = 1 };
+	}
 	s.fs = s.gs = (struct kvm_segment){ .unusable = 1 };
 	s.fs.base = native_fs_base;
 	s.gs.base = native_gs_base;
@@ -180,10 +193,12 @@ bool guest_signal(int signo, void *info, void *context) { return in_guest && any
 static bool put_state(const struct test *t)
 {
 	static struct kvm_xsave x;
-	uint64_t frame[5] = { t->in.rip, SEL_UCODE, t->in.rflags, t->in.gpr[RSP], SEL_UDATA };
+	uint64_t frame[5] = { t->in.rip, code_selector(), t->in.rflags, t->in.gpr[RSP], data_selector() };
 	const uint64_t *g = t->in.gpr;
-	struct kvm_regs r = { g[RAX], g[RBX], g[RCX], g[RDX], g[RSI], g[RDI], KERNEL + IRET_FRAME, g[RBP], g[8], g[9], g[10], g[11], g[12], g[13],
+	struct kvm_regs r = { g[RAX], g[RBX], g[RCX], g[RDX], g[RSI], g[RDI],
+	                      (machine_bits == 16 ? FRAME_16BIT : KERNEL) + IRET_FRAME, g[RBP], g[8], g[9], g[10], g[11], g[12], g[13],
 	                      g[14], g[15], KERNEL + IRET_STUB, 2 };
+	*entry(LDT, SEL_CODE16 >> 3) = descriptor16(code_base(t), 0xfb);
 	memcpy(system_memory + IRET_FRAME, frame, sizeof frame);
 	memcpy(&x, t->in.xsave, XSAVE_BYTES);
 	for (unsigned p = 0; p < DATA_PAGES; p++)
@@ -217,11 +232,13 @@ static const char *take_state(struct outcome *out)
 	if (r.rsp != KERNEL + STACK_TOP - sizeof frame)
 		return "stack pointer of the exception's stub";
 	memcpy(frame, system_memory + STACK_TOP - sizeof frame, sizeof frame);
-	if (frame[3] != SEL_UCODE || frame[6] != SEL_UDATA)
+	if (frame[3] != code_selector() || frame[6] != data_selector())
 		return "selectors in the exception's frame";
 	uint64_t *g = out->state.gpr;
 	uint64_t regs[GPR_COUNT] = { r.rax, r.rcx, r.rdx, r.rbx, frame[5], r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15 };
 	memcpy(g, regs, sizeof regs);
+	if (machine_bits < 64)
+		g[RSP] &= 0xffffffff;
 	out->vector = frame[0];
 	out->error = frame[1];
 	out->state.rip = frame[2];

@@ -155,6 +155,8 @@ uint64_t pick_address(struct rng *rng, unsigned size)
 		return size > 64 ? a & ~63ull : PAGE_ADDR(MMIO) + (below(rng, PAGE - size) & (percent(rng, 70) ? ~15 : ~0));
 	if (kind < 98)
 		return size > 64 ? a & ~63ull : before_page(rng, MMIO + below(rng, 2), size);
+	if (machine_bits == 16)                          /* the segment's end */
+		return DATA_BASE + 0x10000 - ((size & (size - 1)) == 0 && size <= 32 ? below(rng, size + 1) : size);
 	if (kind < 99)
 		return a ^ 1ull << (47 + below(rng, 16));
 	return 0x0000800000000000ull - (size > 1 && (size & (size - 1)) == 0 && size <= 32 ? below(rng, size) : 0);       /* around the end of the lower half */
@@ -186,8 +188,10 @@ unsigned operand_bytes(const struct decoded *d)
 	}
 }
 
-static uint64_t segment_base(ZydisRegister r)
+static uint64_t segment_base(ZydisRegister r, uint64_t next_rip)
 {
+	if (machine_bits == 16)
+		return r == ZYDIS_REGISTER_CS ? next_rip & ~0xffffull : DATA_BASE;
 	return r == ZYDIS_REGISTER_FS ? native_fs_base : r == ZYDIS_REGISTER_GS ? native_gs_base : 0;
 }
 
@@ -217,7 +221,7 @@ uint64_t effective_address(const struct state *s, const struct decoded *d, const
 		a += s->gpr[b];
 	if (i >= 0)
 		a += s->gpr[i] * m->mem.scale;
-	return wrap(d, a) + segment_base(m->mem.segment);
+	return wrap(d, a) + segment_base(m->mem.segment, next_rip);
 }
 
 /* ---- aiming ---- */
@@ -225,7 +229,7 @@ static bool set_displacement(struct test *t, uint64_t value)
 {
 	struct decoded *d = &t->insn[0];
 	unsigned bytes = d->z.raw.disp.size / 8;
-	int64_t back = bytes == 1 ? (int8_t)value : bytes == 4 ? (int32_t)value : (int64_t)value;
+	int64_t back = bytes == 1 ? (int8_t)value : bytes == 2 ? (int16_t)value : bytes == 4 ? (int32_t)value : (int64_t)value;
 	if (!bytes || (wrap(d, back) != wrap(d, value)))
 		return false;
 	memcpy(t->code + t->offset[0] + d->z.raw.disp.offset, &value, bytes);
@@ -236,7 +240,9 @@ static bool set_displacement(struct test *t, uint64_t value)
 static void move_register(struct test *t, int g, uint64_t by)
 {
 	uint64_t *r = &t->in.gpr[g];
-	if (t->insn[0].z.address_width == 32)
+	if (t->insn[0].z.address_width == 16)
+		*r = (*r & ~0xffffull) | (uint16_t)(*r + by);
+	else if (t->insn[0].z.address_width == 32)
 		*r = (*r & 0xffffffff00000000) | (uint32_t)(*r + by);
 	else
 		*r = (*r + by) & machine_mask();
@@ -246,7 +252,7 @@ bool aim(struct test *t, uint64_t addr)
 {
 	struct decoded *d = &t->insn[0];
 	const ZydisDecodedOperand *m = memory_operand(d);
-	if (d->z.address_width == 16)
+	if (d->z.address_width == 16 && machine_bits == 32)
 		return true;             /* below 64 KiB: nothing is there */
 	uint64_t next = test_rip(t) + t->offset[0] + d->z.length, is = effective_address(&t->in, d, m, next);
 	int b = base_register(d), i = m->mem.type == ZYDIS_MEMOP_TYPE_VSIB ? -1 : gpr_of(m->mem.index);
@@ -304,7 +310,7 @@ static bool try_single(struct test *t, const struct form *f)
 		return false;
 	t->code_len = d->z.length;
 	random_state(&t->rng, &t->in);
-	t->in.rip = test_rip(t);
+	t->in.rip = test_ip(t);
 	t->undefined = undefined_flags(d);
 	const ZydisDecodedOperand *m = memory_operand(d);
 	if (m && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN) {
@@ -315,6 +321,8 @@ static bool try_single(struct test *t, const struct form *f)
 	}
 	if (!special_inputs(t))
 		return false;
+	if (machine_bits == 16 && t->in.gpr[RSP] >> 16 != DATA_BASE >> 16)
+		return false;                    /* see FRAME_16BIT */
 	if (!alignment_check_is_certain(t))
 		t->in.rflags &= ~(uint64_t)FLAG_AC;
 	if (is_vsib(d))

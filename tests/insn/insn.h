@@ -27,10 +27,16 @@
 
 enum { PAGE = 4096, XSAVE_BYTES = 832, XSAVE_HEADER = 512, XSAVE_YMM = 576 };
 
-/* Code under test: 64-bit, or 32-bit in compatibility mode. */
+/*
+ * Code under test: 64-bit, or 32- or 16-bit in compatibility mode. 16-bit code
+ * has segments in the LDT; their bases are multiples of 64 KiB, so that a
+ * register may hold an offset or the linear address alike.
+ */
 extern int machine_bits;
 static inline uint64_t machine_mask(void) { return machine_bits == 64 ? ~0ull : 0xffffffff; }
-enum { SEL_CODE32 = 0x23, SEL_DATA = 0x2b, SEL_CODE64 = 0x33 };   /* as the system has them for user code */
+enum { SEL_CODE16 = 0x07, SEL_DATA16 = 0x0f, SEL_CODE32 = 0x23, SEL_FLAT = 0x2b, SEL_CODE64 = 0x33 };   /* as the system has them */
+static inline unsigned code_selector(void) { return machine_bits == 64 ? SEL_CODE64 : machine_bits == 32 ? SEL_CODE32 : SEL_CODE16; }
+static inline unsigned data_selector(void) { return machine_bits == 16 ? SEL_DATA16 : SEL_FLAT; }
 
 /* ---- memory ---- */
 #define DATA_BASE 0x10000000ull
@@ -129,6 +135,9 @@ struct test {
 };
 static inline uint64_t test_rip(const struct test *t) { return t->slot + t->start; }
 
+static inline uint64_t code_base(const struct test *t) { return machine_bits == 16 ? t->slot & ~0xffffull : 0; }
+static inline uint64_t test_ip(const struct test *t) { return test_rip(t) - code_base(t); }
+
 /* build.c. Registers that memory operands may use; ~0: any. */
 struct shape { uint32_t bases, indexes; };
 const struct shape *any_shape(void);
@@ -138,6 +147,7 @@ bool build(struct rng *rng, const struct form *f, const struct shape *shape, uin
 void random_state(struct rng *rng, struct state *s);
 uint64_t random_value(struct rng *rng);
 void random_bytes(struct rng *rng, void *to, unsigned len);
+/* next_rip: linear. The result is, too. */
 uint64_t effective_address(const struct state *s, const struct decoded *d, const ZydisDecodedOperand *m, uint64_t next_rip);
 uint64_t pick_address(struct rng *rng, unsigned size);
 /* Makes t->insn[0]'s memory operand lie at addr, by setting registers and its displacement. */

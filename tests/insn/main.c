@@ -37,7 +37,7 @@ static bool take_slot(struct test *t, bool smc, bool single)
 		return false;
 	t->slot = (smc ? SMC_BASE : CODE_BASE) + SLOT_BYTES * (*used)++;
 	t->start = CODE_OFFSET;
-	if ((t->slot + SLOT_BYTES) % PAGE == 0) {
+	if ((t->slot + SLOT_BYTES) % PAGE == 0 && (machine_bits > 16 || (t->slot + SLOT_BYTES) % 0x10000)) {
 		t->start = SLOT_BYTES - 1 - below(&t->rng, single ? 20 : 100);
 		(*used)++;
 	}
@@ -216,6 +216,8 @@ int main(int argc, char **argv)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	parse(argc, argv);
+	if (machine_bits == 16)
+		opt.sequences = opt.smc = 0;     /* single instructions only */
 	forms_enumerate(opt.filter);
 	progress = mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (progress == MAP_FAILED || form_count > sizeof progress->executed)

@@ -4,6 +4,7 @@
  * the INT3 after the test, or its exception, enters the handler again, which
  * takes the state out and returns to native_run().
  */
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -61,6 +62,13 @@ static void map_data(void)
 	close(fd);
 }
 
+/* contents: 0 data, 2 code */
+static void set_ldt(unsigned selector, uint64_t base, unsigned contents)
+{
+	struct user_desc d = { .entry_number = selector >> 3, .base_addr = base, .limit = 0xffff, .contents = contents };
+	check(!syscall(SYS_modify_ldt, 0x11, &d, sizeof d), "modify_ldt");
+}
+
 void native_init(int code_fd)
 {
 	map_data();
@@ -69,7 +77,9 @@ void native_init(int code_fd)
 	check(mmap((void *)SMC_BASE, SMC_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, code_fd,
 	           CODE_BYTES - SMC_BYTES) == (void *)SMC_BASE, "code");
 	/* 64-bit code does not look at these, 32-bit code does. */
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_DATA));
+	if (machine_bits == 16)
+		set_ldt(SEL_DATA16, DATA_BASE, 0);
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(data_selector()));
 	native_gs_base = 0x3450;
 	check(!syscall(SYS_arch_prctl, ARCH_SET_GS, native_gs_base), "GS base");
 	check(!syscall(SYS_arch_prctl, ARCH_GET_FS, &native_fs_base), "FS base");
@@ -112,7 +122,7 @@ static void set_selectors(ucontext_t *uc, uint16_t cs)
 	uint16_t sel[4];                         /* CS GS FS SS */
 	memcpy(sel, &uc->uc_mcontext.gregs[REG_CSGSFS], 8);
 	sel[0] = cs;
-	sel[3] = SEL_DATA;
+	sel[3] = data_selector();
 	memcpy(&uc->uc_mcontext.gregs[REG_CSGSFS], sel, 8);
 }
 
@@ -128,7 +138,7 @@ static void enter_test(ucontext_t *uc)
 		uc->uc_mcontext.gregs[greg_of[i]] = test->in.gpr[i];
 	uc->uc_mcontext.gregs[REG_RIP] = test->in.rip;
 	uc->uc_mcontext.gregs[REG_EFL] = test->in.rflags;
-	set_selectors(uc, machine_bits == 64 ? SEL_CODE64 : SEL_CODE32);
+	set_selectors(uc, code_selector());
 	put_fpu(fpu, test->in.xsave);
 	phase = RUNNING;
 }
@@ -138,6 +148,8 @@ static void leave_test(ucontext_t *uc)
 	const greg_t *g = uc->uc_mcontext.gregs;
 	for (unsigned i = 0; i < GPR_COUNT; i++)
 		result->state.gpr[i] = g[greg_of[i]];
+	if (machine_bits < 64)
+		result->state.gpr[RSP] &= 0xffffffff;
 	result->state.rip = g[REG_RIP];
 	result->state.rflags = g[REG_EFL];
 	result->vector = g[REG_TRAPNO];
@@ -193,6 +205,9 @@ void native_run(const struct test *t, struct outcome *out)
 	for (unsigned p = 0; p < DATA_PAGES; p++)
 		if (page_kinds[p] != PAGE_NONE && memcmp(data_alias + p * PAGE, image + p * PAGE, PAGE))
 			memcpy(data_alias + p * PAGE, image + p * PAGE, PAGE);
+	static uint64_t base;
+	if (machine_bits == 16 && base != code_base(t))
+		set_ldt(SEL_CODE16, base = code_base(t), 2);
 	test = t;
 	result = out;
 	phase = STARTING;

@@ -214,7 +214,7 @@ bool test_sequence(struct test *t)
 	t->bases = shape.bases;
 	t->pinned = shape.bases | shape.indexes;
 	unsigned moves = percent(&t->rng, 50) ? 20 : 0;
-	t->in.rip = test_rip(t);
+	t->in.rip = test_ip(t);
 	t->form = NULL;
 	t->count = t->code_len = t->undefined = 0;
 	t->conditional = false;

@@ -76,7 +76,7 @@ bool test_smc(struct test *t)
 	random_state(&t->rng, &t->in);
 	t->in.rflags &= ~(uint64_t)(FLAG_TF | FLAG_AC);
 	t->in.gpr[RCX] = 2 + below(&t->rng, 3);
-	t->in.rip = test_rip(t);
+	t->in.rip = test_ip(t);
 	t->form = NULL;
 	t->smc = true;
 	t->count = t->code_len = 0;

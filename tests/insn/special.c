@@ -108,7 +108,9 @@ bool is_simple(const struct decoded *d)
 /* ---- helpers ---- */
 static uint64_t address32(struct test *t, uint64_t a)
 {
-	if (machine_bits == 32)
+	if (machine_bits == 16 && t->insn[0].z.address_width == 32)
+		return (uint16_t)a;
+	if (machine_bits < 64)
 		return (uint32_t)a;
 	return t->insn[0].z.address_width == 32 ? (uint32_t)a | rnd(&t->rng) << 32 : a;
 }
@@ -154,7 +156,7 @@ static uint64_t code_target(struct test *t)
 {
 	uint64_t target = t->slot + below(&t->rng, 60);
 	/* The engine pushes a call's return address before it finds the target not canonical. */
-	if (t->insn[0].z.mnemonic == ZYDIS_MNEMONIC_CALL || machine_bits == 32)
+	if (t->insn[0].z.mnemonic == ZYDIS_MNEMONIC_CALL || machine_bits < 64)
 		return target;
 	return percent(&t->rng, 7) ? target ^ 1ull << (47 + below(&t->rng, 16)) : target;
 }
@@ -304,7 +306,7 @@ static bool xlat(struct test *t)
 
 static bool maskmov(struct test *t)
 {
-	if (t->insn[0].z.address_width == 16)
+	if (t->insn[0].z.address_width == 16 && machine_bits == 32)
 		return false;
 	/* Processors differ in whether bytes that are not stored can fault. */
 	uint64_t a = percent(&t->rng, 10) ? PAGE_ADDR(MMIO) + 64 : PAGE_ADDR(1) + 0x800 + below(&t->rng, PAGE);
@@ -455,7 +457,8 @@ bool special_inputs(struct test *t)
 	M(PUSHA): M(PUSHAD): M(PUSHFD): M(PUSH): M(POP): M(PUSHF): M(PUSHFQ): M(ENTER): M(LEAVE): return stack(t);
 	M(POPA): M(POPAD): return true;          /* some have popped a few when a later one faults */
 	M(RET): return ret(t);
-	M(VMASKMOVPS): M(VMASKMOVPD): M(VPMASKMOVD): M(VPMASKMOVQ): return machine_bits == 64 || operand_address(t) + 32 < 1ull << 32;
+	M(VMASKMOVPS): M(VMASKMOVPD): M(VPMASKMOVD): M(VPMASKMOVQ): 
+		return machine_bits == 64 || operand_address(t) + 32 <= (machine_bits == 32 ? 1ull << 32 : DATA_BASE + 0x10000);
 	M(POPF): M(POPFD): M(POPFQ): return popf(t);
 	M(XLAT): return xlat(t);
 	M(MASKMOVQ): M(MASKMOVDQU): M(VMASKMOVDQU): return maskmov(t);
