@@ -149,7 +149,7 @@ GUEST_ASM(patcher, 64,
 	"mov $1, %ebx\n"
 	"1: mov %ebx, 0x9003\n"
 	"2: incl 0x9200\n incl 0x9048\n pause\n cmp %ebx, (%rsi)\n jne 2b\n"
-	"inc %ebx\n cmp $3000, %ebx\n jbe 1b\n movl $0xf4, 0x9008\n hlt\n");
+	"inc %ebx\n cmp $3000, %ebx\n jbe 1b\n movb $0xf4, 0x9008\n hlt\n");
 
 static void test_patch_loop(void)
 {

@@ -160,7 +160,7 @@ static void test_dirty(void)
 
 static struct mem *shared;
 static _Atomic bool quit;
-static _Atomic unsigned inside, overlaps, rounds;
+static _Atomic unsigned overlaps, rounds;
 static _Atomic uint64_t a, b;
 
 static void *reader(void *arg)
