@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 32, JUMP_CACHE_WAYS = 8, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 32, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 512, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
@@ -86,7 +86,12 @@ struct block {
 
 struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; uint32_t epoch; /* when last compared */ };
 
-struct jump_cache { uint64_t context, selected; uint32_t mode; void *target[JUMP_CACHE_ENTRIES]; };
+struct jump_cache {
+	uint64_t context, selected;
+	uint32_t mode, nused;            /* nused > JUMP_CACHE_LISTED: more slots are used than are listed */
+	uint16_t used[JUMP_CACHE_LISTED];
+	void *target[JUMP_CACHE_ENTRIES];
+};
 
 /* The dispatcher's short cut past the hash. */
 struct quick { uint64_t rip; const uint8_t *source; uint32_t mode; struct block *block; };
@@ -250,6 +255,7 @@ void *meta_alloc(struct engine *en, size_t size);
 bool block_current(const struct block *b);       /* bytes unchanged? */
 /* link.c */
 void jump_caches_clear(struct engine *en);
+void jump_cache_set(struct engine *en, const struct block *b);
 void exit_link(struct engine *en, struct block_exit *x, struct block *target);
 void block_unlink(struct engine *en, struct block *b);
 /* recover.c */

@@ -37,11 +37,31 @@ void block_unlink(struct engine *en, struct block *b)
 	put_jmp_to(&e, en->stub_lookup);
 }
 
+/* Sweeps only the slots that were used, if they are few: flushes are frequent and mostly find little. */
 static void jump_cache_clear(struct engine *en, struct jump_cache *jc)
 {
 	void *miss = to_rx(en, en->stub_lookup);
-	for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
-		jc->target[i] = miss;
+	if (jc->nused <= JUMP_CACHE_LISTED && jc->target[0])
+		for (unsigned i = 0; i < jc->nused; i++)
+			jc->target[jc->used[i]] = miss;
+	else
+		for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
+			jc->target[i] = miss;
+	jc->nused = 0;
+}
+
+/* Jumps to b's address go there from now on. */
+void jump_cache_set(struct engine *en, const struct block *b)
+{
+	struct jump_cache *jc = en->jump_cache;
+	unsigned slot = jump_cache_index(b->rip);
+	if (jc->target[slot] == to_rx(en, en->stub_lookup)) {
+		if (jc->nused < JUMP_CACHE_LISTED)
+			jc->used[jc->nused] = slot;
+		if (jc->nused <= JUMP_CACHE_LISTED)
+			jc->nused++;
+	}
+	jc->target[slot] = to_rx(en, b->indirect_entry);
 }
 
 void jump_caches_clear(struct engine *en)

@@ -150,7 +150,7 @@ static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 	if (exit_id == EXITED_LOOKUP && !tlb_jump_may_stay(cpu, b->rip))
 		return;
 	if (exit_id == EXITED_LOOKUP) {
-		cpu->jump_cache[jump_cache_index(b->rip)] = to_rx(en, b->indirect_entry);
+		jump_cache_set(en, b);
 		return;
 	}
 	if (exit_id >= EXITED_NEXT)
