@@ -197,12 +197,24 @@ static void masked_bytes(struct cpu *cpu, const struct insn *insn, const uint8_t
 			lin_store(cpu, addr[i], 1, from[i], 0);
 }
 
+/* An MMX instruction takes a pending x87 exception; ours, reading the registers, would take it from the host. */
+static void check_pending(struct cpu *cpu)
+{
+	uint16_t fsw;
+
+	asm volatile("fnstsw %0" : "=m"(fsw));
+	if (fsw & 0x80)
+		cpu_raise(cpu, VEC_MF);
+}
+
 static void check_available(struct cpu *cpu, bool mmx)
 {
 	if ((cpu->cr0 & CR0_EM) || (!mmx && !(cpu->cr4 & CR4_OSFXSR)))
 		cpu_raise_ud(cpu);
 	if (cpu->cr0 & CR0_TS)
 		cpu_raise(cpu, VEC_NM);
+	if (mmx)
+		check_pending(cpu);
 }
 
 void rule_maskmov(struct cpu *cpu, const struct insn *insn)
