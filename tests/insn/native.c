@@ -178,8 +178,8 @@ static bool (*other_handler)(int, void *, void *);
 
 static void handler(int signo, siginfo_t *info, void *context)
 {
-	/* AC would make our own C code fault, and sigreturn would keep NT. */
-	__asm__ volatile("pushfq; andl $~0x44000, (%%rsp); popfq" ::: "cc", "memory");
+	/* AC would make our own C code fault, and sigreturn would keep NT and ID. */
+	__asm__ volatile("pushfq; andl $~0x244000, (%%rsp); popfq" ::: "cc", "memory");
 	if (native_signal(signo, info, context) || (other_handler && other_handler(signo, info, context)))
 		return;
 	ucontext_t *uc = context;

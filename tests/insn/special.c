@@ -446,6 +446,8 @@ static bool bit_field(struct test *t)
 
 bool special_inputs(struct test *t)
 {
+	if (t->insn[0].z.address_width < 64 && override_base(t) >> 32)
+		return false;                    /* cannot reach the data area */
 	switch (t->insn[0].z.mnemonic) {
 	M(DIV): M(IDIV): return divide(t);
 	M(ROL): M(ROR): M(RCL): M(RCR): M(SHL): M(SHR): M(SAR): M(SHLD): M(SHRD): return small_count(t);
