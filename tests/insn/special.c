@@ -308,6 +308,9 @@ static bool maskmov(struct test *t)
 {
 	if (t->insn[0].z.address_width == 16 && machine_bits == 32)
 		return false;
+	for (unsigned i = 0; i < t->insn[0].z.raw.prefix_count; i++)
+		if (t->insn[0].z.raw.prefixes[i].value == 0x2e && machine_bits < 64)
+			return false;            /* nor may they through CS */
 	/* Processors differ in whether bytes that are not stored can fault. */
 	uint64_t a = percent(&t->rng, 10) ? PAGE_ADDR(MMIO) + 64 : PAGE_ADDR(1) + 0x800 + below(&t->rng, PAGE);
 	t->in.gpr[RDI] = address32(t, (percent(&t->rng, 20) ? PAGE_ADDR(2) - below(&t->rng, 16) : a) - override_base(t));
