@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs test programs and counts what they say: TAP lines, or a last line "N passed, N failed", or just the exit status.
+# Runs test programs and counts what they say: TAP lines, or a line "N passed, N failed", or just the exit status.
 # Usage: tests/run.sh COMMAND... (each one word of the shell: "program arguments"). Output goes to build/test-logs/.
 # Where it can be done, all of it runs with the kernel's /dev/kvm hidden. Environment: TEST_TIMEOUT (seconds of one command).
 set -u
@@ -12,18 +12,16 @@ logs=${BUILD:-build}/test-logs
 rm -rf "$logs" && mkdir -p "$logs" || exit
 passed=0 failed=0 skipped=0 number=0 failures=()
 
-# Sets p, f, s from a log and the status of the command.
+# Sets p, f, s from a log and the status of the command. A log can hold the output of several programs.
 count() {
-	local last
-	last=$(tail -n 1 "$1")
-	if [[ $last =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)?$ ]]; then
-		p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]} s=${BASH_REMATCH[4]:-0}
-	else
-		s=$(grep -cE '^ok .*# SKIP' "$1")
-		p=$(($(grep -cE '^ok( |$)' "$1") - s))
-		f=$(grep -cE '^not ok( |$)' "$1")
-		[ $((p + f + s)) = 0 ] && [ "$2" = 0 ] && p=1
-	fi
+	local sums
+	sums=$(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed(, ([0-9]+) skipped)?$/\1 \2 0\4/p' "$1" |
+		awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
+	read -r p f s <<<"$sums"
+	local skips
+	skips=$(grep -cE '^ok .*# SKIP' "$1")
+	p=$((p + $(grep -cE '^ok( |$)' "$1") - skips)) f=$((f + $(grep -cE '^not ok( |$)' "$1"))) s=$((s + skips))
+	[ $((p + f + s)) = 0 ] && [ "$2" = 0 ] && p=1
 	[ "$2" != 0 ] && [ "$f" = 0 ] && f=1
 }
 
