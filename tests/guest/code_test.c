@@ -290,7 +290,7 @@ int main(void)
 	for (int i = 0; i < n; i++) {
 		int before = failures;
 
-		alarm(60);
+		alarm(300);
 		tests[i].run();
 		bad += failures != before;
 		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);

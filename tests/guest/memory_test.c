@@ -116,7 +116,7 @@ int main(void)
 	uint8_t *window = mmap(NULL, 2 * WINDOW_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	pthread_t t;
 
-	alarm(120);
+	alarm(300);
 	guest_create(&g, true);
 	guest_load(&g, counter);
 	guest_mode(&g, 0, GUEST_LONG);

@@ -124,7 +124,7 @@ void rig_start(struct rig *rig, enum rig_mode mode)
 {
 	bool flat_code = mode != REAL && mode != VM86;
 
-	alarm(20);
+	alarm(300);
 	memset(rig, 0, sizeof(*rig));
 	rig->mode = mode;
 	guest_create(&rig->g, false);

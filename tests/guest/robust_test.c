@@ -105,7 +105,7 @@ static void test_requests(void)
 		anykvm_ioctl(g.vcpu[0], KVM_RUN, NULL);
 	}
 	signal(SIGALRM, SIG_DFL);
-	alarm(60);
+	alarm(300);
 	guest_destroy(&g);
 	munmap(junk, 1 << 20);
 }
@@ -431,7 +431,7 @@ int main(void)
 	for (int i = 0; i < n; i++) {
 		int before = failures;
 
-		alarm(60);
+		alarm(300);
 		tests[i].run();
 		bad += failures != before;
 		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);

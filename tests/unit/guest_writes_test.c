@@ -105,7 +105,7 @@ static void test_msr_filter(void)
 
 int main(void)
 {
-	alarm(60);
+	alarm(300);
 	params_init();
 	CHECK(vm_new(&vm) == 0);
 	test_ioeventfd();

@@ -466,7 +466,7 @@ static void test_descriptors(void)
 
 int main(void)
 {
-	alarm(120);
+	alarm(300);
 	sys = anykvm_open(O_RDWR | O_CLOEXEC);
 	vm_fresh();
 	test_system();

@@ -204,7 +204,7 @@ static void test_lock(void)
 
 int main(void)
 {
-	alarm(60);
+	alarm(300);
 	ram = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	test_slot_rules();
 	test_find_many();
