@@ -151,7 +151,7 @@ static int worker(void)
 	while (progress->next < end) {
 		uint64_t n = progress->next;
 		if (n % 256 == 0)
-			alarm(20);
+			alarm(200);
 		if ((opt.only == ~0ull || n == opt.only) && n % opt.shards == opt.shard && !run_index(n))
 			return 3;                /* no code memory left: go on in a new process */
 		progress->next++;
