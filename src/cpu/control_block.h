@@ -23,6 +23,7 @@ struct control_block {
 	uint64_t tsc_offset, tsc_multiplier;     /* multiplier: 48 fraction bits; used if TSC scaling is on */
 	uint64_t eptp;                           /* used if secondary has EPT */
 	uint16_t vpid;                           /* TLB tag; 0 for vmcs01 and when VPID is off */
+	uint64_t timer_deadline;                 /* L1 TSC at which the VMX-preemption timer runs out; UINT64_MAX: off */
 	uint32_t tpr_threshold;
 	uint64_t vapic_gpa, apic_access_gpa;     /* L1-physical; ~0 when off */
 	uint8_t *vapic;                          /* host address of the virtual-APIC page, NULL when off */

@@ -30,9 +30,23 @@ static void check_tsd(struct cpu *cpu)
 		cpu_raise_gp(cpu);
 }
 
+/*
+ * The VMX-preemption timer is a clock tick late when another thread must wake
+ * this one; a guest that reads the time must not see it pass its deadline.
+ */
+static void check_deadline(struct cpu *cpu)
+{
+	if (!cpu_in_guest(cpu) || tsc_l1(cpu) < cpu->ctl->timer_deadline)
+		return;
+	atomic_fetch_or(&cpu->poll, POLL_EVENT);
+	cpu_leave(cpu, CPU_EXIT_NONE);
+}
+
 static void return_tsc(struct cpu *cpu)
 {
 	uint64_t tsc = cpu_tsc(cpu);
+
+	check_deadline(cpu);
 
 	cpu->gpr[REG_RAX] = (uint32_t)tsc;
 	cpu->gpr[REG_RDX] = tsc >> 32;

@@ -82,6 +82,7 @@ enum vmx_entry_outcome vmx_entry_failure(struct vmx_vcpu *v, enum exit_reason re
 
 /* VMX-preemption timer (events.c): counts from vmcs12's value; what is left of it. */
 void vmx_timer_start(struct vmx_vcpu *v);
+void vmx_timer_resume(struct vmx_vcpu *v);
 void vmx_timer_stop(struct vmx_vcpu *v);
 uint32_t vmx_timer_value(const struct vmx_vcpu *v);
 

@@ -224,7 +224,7 @@ int vmx_resume_l2(struct vmx_vcpu *v)
 	if (!v->timer_active)
 		vmx_timer_start(v);
 	else
-		v->ops->timer(v->cpu, v->timer_deadline);
+		vmx_timer_resume(v);
 	return 0;
 }
 

@@ -11,16 +11,24 @@
 
 /* ---- VMX-preemption timer ---- */
 
+/* With the deadline that a client has restored. */
+void vmx_timer_resume(struct vmx_vcpu *v)
+{
+	v->vmcs02.timer_deadline = v->timer_deadline;
+	v->ops->timer(v->cpu, v->timer_deadline);
+}
+
 /* It ticks when the bit of L1's TSC that its rate names changes, so whole ticks are counted. */
 void vmx_timer_start(struct vmx_vcpu *v)
 {
 	unsigned rate = vmx_caps_timer_rate(&v->caps);
 
 	v->timer_active = v->vmcs02.pin & PIN_PREEMPTION_TIMER;
+	v->vmcs02.timer_deadline = UINT64_MAX;
 	if (!v->timer_active)
 		return;
 	v->timer_deadline = ((v->ops->l1_tsc(v->cpu) >> rate) + v->vmcs12.vmx_preemption_timer_value) << rate;
-	v->ops->timer(v->cpu, v->timer_deadline);
+	vmx_timer_resume(v);
 }
 
 void vmx_timer_stop(struct vmx_vcpu *v)

@@ -142,7 +142,10 @@ int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *stat
 		return -EINVAL;
 	memcpy(&v->vmcs12, state->data.vmx[0].vmcs12, VMCS12_SIZE);
 	v->current_ptr = state->hdr.vmx.vmcs12_pa;
-	if (v->vmcs12.revision_id != VMX_REVISION)
+	/* A shadow VMCS may be current, but not run. */
+	if ((v->vmcs12.revision_id & ~VMCS12_SHADOW_BIT) != VMX_REVISION)
+		return -EINVAL;
+	if ((state->flags & KVM_STATE_NESTED_GUEST_MODE) && v->vmcs12.revision_id != VMX_REVISION)
 		return -EINVAL;
 	return state->flags & KVM_STATE_NESTED_GUEST_MODE ? restore_l2(v, state) : 0;
 }
