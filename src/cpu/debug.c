@@ -102,6 +102,15 @@ static _Noreturn void raise_debug(struct cpu *cpu, uint64_t bits)
 	                                     .payload = bits & (0xf | DR6_BD | DR6_BS | DR6_BT) });
 }
 
+void debug_general_detect(struct cpu *cpu)
+{
+	if (!(watch_dr7(cpu) & DR7_GD))
+		return;
+	if (watch_by_client(cpu))
+		leave_to_client(cpu, VEC_DB, DR6_BD);
+	raise_debug(cpu, DR6_BD);
+}
+
 /* DR6 bits of the instruction breakpoints on the present RIP. */
 static uint64_t fetch_hits(const struct cpu *cpu)
 {

@@ -13,13 +13,6 @@ static unsigned debug_register(struct cpu *cpu, unsigned n)
 	return n == 4 || n == 5 ? n + 2 : n;
 }
 
-static void check_general_detect(struct cpu *cpu)
-{
-	if (cpu->dr7 & DR7_GD)
-		cpu_raise_event(cpu, (struct event){ .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
-		                                     .payload = DR6_BD });
-}
-
 static void write_debug_register(struct cpu *cpu, unsigned n, uint64_t value)
 {
 	if (n < 4) {
@@ -44,7 +37,7 @@ void rule_mov_dr(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 	if (cpu_in_guest(cpu) && (cpu->ctl->primary & PRIMARY_MOV_DR))
 		cpu_vmexit(cpu, EXIT_DR_ACCESS, insn->reg | (write ? 0 : 1u << 4) | (uint64_t)insn->rm << 8);
-	check_general_detect(cpu);
+	debug_general_detect(cpu);
 	if (write)
 		write_debug_register(cpu, n, wide ? cpu->gpr[insn->rm] : cpu->gpr[insn->rm] & 0xffffffff);
 	else

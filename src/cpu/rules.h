@@ -96,6 +96,7 @@ void intercept_exception(struct cpu *cpu, const struct event *ev);              
 
 /* debug.c: data breakpoints: notes a hit of [addr, +size) in pending_debug (write: else a read); ports likewise (CR4.DE). */
 void debug_data_access(struct cpu *cpu, uint64_t addr, unsigned size, bool write);
+void debug_general_detect(struct cpu *cpu);      /* #DB before an access to a debug register while DR7.GD */
 void debug_io_access(struct cpu *cpu, uint16_t port, unsigned size);
 
 #endif

@@ -248,8 +248,10 @@ void events_inject(struct vcpu *v)
 	}
 	if (vmx_in_l2(v->vmx))
 		l2_events(v);
-	inject_nmi(v);
-	inject_interrupt(v);
+	if (!(cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ)) {
+		inject_nmi(v);
+		inject_interrupt(v);
+	}
 	if (cpu->event.valid && cpu->want)
 		atomic_fetch_or(&cpu->poll, POLL_EVENT);
 	wake_from_halt(v);
