@@ -103,7 +103,7 @@ void intercept_exception(struct cpu *cpu, const struct event *ev)
 	if (!cpu_in_guest(cpu) || ev->injected || !event_is_exception(ev) || !exception_intercepted(cpu->ctl, ev))
 		return;
 	v->intr_info = event_info(ev);
-	v->intr_error = ev->has_error ? ev->error : 0;
+	v->intr_error = ev->has_error ? (uint16_t)ev->error : 0;  /* a client's may be wider than any processor's */
 	if (cpu->iret_unblocked_nmi && !cpu->delivering.valid && ev->vector != VEC_DF)
 		v->intr_info |= INTR_INFO_NMI_UNBLOCK;
 	if (event_is_software(ev))

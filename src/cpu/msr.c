@@ -80,6 +80,26 @@ static bool write_smbase(struct cpu *cpu, uint64_t value, bool host)
 	return host;
 }
 
+static uint64_t read_misc_enable(struct cpu *cpu, bool host)
+{
+	return cpu->msr.misc_enable;
+}
+
+/* Bit 18: MONITOR and MWAIT. */
+static bool write_misc_enable(struct cpu *cpu, uint64_t value, bool host)
+{
+	bool mwait = value >> 18 & 1;
+
+	cpu->msr.misc_enable = value;
+	if (!cpu->mwait_switch || mwait == cpu_has(cpu, FEATURE_MONITOR))
+		return true;
+	for (unsigned i = 0; i < cpu->cpuid_count; i++)
+		if (cpu->cpuid[i].leaf == 1)
+			cpu->cpuid[i].ecx = (cpu->cpuid[i].ecx & ~8u) | (mwait ? 8 : 0);
+	cpu_cpuid_update(cpu);
+	return true;
+}
+
 static uint64_t read_debugctl(struct cpu *cpu, bool host)
 {
 	return cpu->msr.debugctl;

@@ -112,7 +112,7 @@ void rule_hlt(struct cpu *cpu, const struct insn *insn)
 /* MONITOR and MWAIT are allowed to do nothing: a wake-up may always come early. */
 void rule_monitor(struct cpu *cpu, const struct insn *insn)
 {
-	if (!cpu_has(cpu, FEATURE_MONITOR) || cpu->cpl != 0)
+	if ((cpu->mwait_faults && !cpu_has(cpu, FEATURE_MONITOR)) || cpu->cpl != 0)
 		cpu_raise_ud(cpu);
 	intercept_primary(cpu, PRIMARY_MONITOR, EXIT_MONITOR);
 	if ((uint32_t)cpu->gpr[REG_RCX])
@@ -122,7 +122,7 @@ void rule_monitor(struct cpu *cpu, const struct insn *insn)
 
 void rule_mwait(struct cpu *cpu, const struct insn *insn)
 {
-	if (!cpu_has(cpu, FEATURE_MONITOR) || cpu->cpl != 0)
+	if ((cpu->mwait_faults && !cpu_has(cpu, FEATURE_MONITOR)) || cpu->cpl != 0)
 		cpu_raise_ud(cpu);
 	intercept_primary(cpu, PRIMARY_MWAIT, EXIT_MWAIT);
 	if ((uint32_t)cpu->gpr[REG_RCX] > 1)

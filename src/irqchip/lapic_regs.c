@@ -150,7 +150,7 @@ bool lapic_mmio_write(struct irqchip *c, unsigned vcpu, uint64_t gpa, const void
 {
 	struct lapic *l = at_address(c, vcpu, gpa);
 	unsigned offset = gpa & 0xfff;
-	uint32_t value;
+	uint32_t value, mask;
 
 	if (!l)
 		return false;
@@ -158,10 +158,12 @@ bool lapic_mmio_write(struct irqchip *c, unsigned vcpu, uint64_t gpa, const void
 		return true;
 	memcpy(&value, data, 4);
 	chip_enter(c);
+	/* The ICR keeps its reserved bits, as KVM's does: saved states carry them. */
+	mask = offset == REG_ICR ? ~(uint32_t)ICR_BUSY : offset < 0x400 ? writable_bits(l, offset) : 0;
 	if (offset >= 0x400 || !reg_info[offset >> 4].xapic)
 		lapic_error(l, ESR_ILLEGAL_REGISTER);
 	else if (reg_info[offset >> 4].xapic & W)
-		reg_write(l, offset, value & writable_bits(l, offset));
+		reg_write(l, offset, value & mask);
 	lapic_update(l);
 	chip_leave(c);
 	return true;

@@ -24,6 +24,8 @@ static int manual_dirty_log(struct vm *vm, uint64_t arg)
 static int quirks(struct vm *vm, uint64_t arg)
 {
 	vm->disabled_quirks = arg;
+	for (unsigned i = 0; i < atomic_load(&vm->nvcpus); i++)
+		vcpu_quirks_apply(vm->vcpus[i]);
 	return 0;
 }
 
@@ -91,6 +93,12 @@ static int max_vcpu_id(struct vm *vm, uint64_t arg)
 	return 0;
 }
 
+static int platform_info(struct vm *vm, uint64_t arg)
+{
+	vm->hide_platform_info = !arg;
+	return 0;
+}
+
 /* Taken for what it is: a hint. */
 static int hint(struct vm *vm, uint64_t arg)
 {
@@ -112,7 +120,7 @@ static const struct {
 	{ KVM_CAP_X86_USER_SPACE_MSR, user_space_msr },
 	{ KVM_CAP_MAX_VCPU_ID, max_vcpu_id },
 	{ KVM_CAP_HALT_POLL, hint },
-	{ KVM_CAP_MSR_PLATFORM_INFO, hint },
+	{ KVM_CAP_MSR_PLATFORM_INFO, platform_info },
 	{ KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, hint },
 };
 

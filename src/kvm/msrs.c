@@ -4,6 +4,7 @@
  * the guest, that reads or writes.
  */
 #include "kvm/vcpu.h"
+#include "x86/features.h"
 
 enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b, MSRS_MAX = 256, CHUNK = 64 };
 
@@ -94,14 +95,35 @@ static struct cpuid_entry entry_of(const struct kvm_cpuid_entry2 *e)
 	                             .eax = e->eax, .ebx = e->ebx, .ecx = e->ecx, .edx = e->edx };
 }
 
+/* Does the entry have bits that follow the processor's state: APIC, OSXSAVE, MWAIT; sizes of XSAVE areas? */
+static bool follows_state(const struct cpuid_entry *e)
+{
+	return e->leaf == 1 || (e->leaf == 0xd && e->subleaf < 2);
+}
+
+/* Those bits are not what tells two tables apart. */
+static void forget_state(struct cpuid_entry *e)
+{
+	if (!follows_state(e))
+		return;
+	if (e->leaf == 0xd) {
+		e->ebx = 0;
+	} else {
+		e->ecx &= ~(1u << 27 | 1u << 3);
+		e->edx &= ~(1u << 9);
+	}
+}
+
 static bool same_table(const struct cpu *cpu, const struct kvm_cpuid_entry2 *e, unsigned n)
 {
 	if (cpu->cpuid_count != n)
 		return false;
 	for (unsigned i = 0; i < n; i++) {
-		struct cpuid_entry x = entry_of(&e[i]);
+		struct cpuid_entry x = entry_of(&e[i]), y = cpu->cpuid[i];
 
-		if (memcmp(&x, &cpu->cpuid[i], sizeof(x)))
+		forget_state(&x);
+		forget_state(&y);
+		if (memcmp(&x, &y, sizeof(x)))
 			return false;
 	}
 	return true;
@@ -172,11 +194,18 @@ long kvm_vcpu_set_cpuid(struct vcpu *v, void *arg)
 	return cpuid_set(v, entries, head.nent);
 }
 
-static int entry_write(const struct cpuid_entry *e, void *to)
+/* As the guest would see it now. */
+static int entry_write(struct cpu *cpu, const struct cpuid_entry *e, void *to)
 {
-	struct kvm_cpuid_entry2 out = { .function = e->leaf, .index = e->subleaf, .flags = e->flags,
-	                                .eax = e->eax, .ebx = e->ebx, .ecx = e->ecx, .edx = e->edx };
+	uint32_t r[4] = { e->eax, e->ebx, e->ecx, e->edx };
+	struct kvm_cpuid_entry2 out = { .function = e->leaf, .index = e->subleaf, .flags = e->flags };
 
+	if (follows_state(e))
+		cpuid_lookup(cpu, e->leaf, e->subleaf, r);
+	out.eax = r[CPUID_EAX];
+	out.ebx = r[CPUID_EBX];
+	out.ecx = r[CPUID_ECX];
+	out.edx = r[CPUID_EDX];
 	return user_write(to, &out, sizeof(out));
 }
 
@@ -191,7 +220,7 @@ long kvm_vcpu_get_cpuid2(struct vcpu *v, void *arg)
 	if (head.nent < n)
 		r = -E2BIG;
 	for (unsigned i = 0; i < n && !r; i++)
-		r = entry_write(&v->cpu->cpuid[i], (uint8_t *)arg + sizeof(head) + i * sizeof(struct kvm_cpuid_entry2));
+		r = entry_write(v->cpu, &v->cpu->cpuid[i], (uint8_t *)arg + sizeof(head) + i * sizeof(struct kvm_cpuid_entry2));
 	head.nent = n;
 	return user_write(arg, &head, sizeof(head)) < 0 ? -EFAULT : r;
 }

@@ -8,7 +8,7 @@
 #include "kvm/vcpu.h"
 #include "x86/features.h"
 
-enum { MSR_APIC_BASE = 0x1b, MSR_FEATURE_CONTROL = 0x3a, MSR_PRED_CMD = 0x49, MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a,
+enum { MSR_PLATFORM_INFO = 0xce, MSR_POWER_CTL = 0x1fc, MSR_APIC_BASE = 0x1b, MSR_FEATURE_CONTROL = 0x3a, MSR_PRED_CMD = 0x49, MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a,
        MSR_FLUSH_CMD = 0x10b, MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MTRR_VAR = 0x200,
        MSR_MTRR_DEFTYPE = 0x2ff, MSR_PERF_CAPABILITIES = 0x345, MSR_MC0_CTL = 0x400, MSR_VMX_BASIC = 0x480, MSR_VMX_VMFUNC = 0x491,
        MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, MSR_MC0_CTL2 = 0x280 };
@@ -154,10 +154,15 @@ static uint64_t *client_register(struct vcpu *v, uint32_t index, bool *visible)
 {
 	uint32_t edx7[4], ecx1[4];
 
+	*visible = true;
 	switch (index) {
 	case MSR_UCODE_REV:
-		*visible = true;
 		return &v->ucode_rev;
+	case MSR_POWER_CTL:
+		return &v->power_ctl;
+	case MSR_PLATFORM_INFO:
+		*visible = !v->vm->hide_platform_info;
+		return &v->platform_info;
 	case MSR_ARCH_CAPABILITIES:
 		cpuid_lookup(v->cpu, 7, 0, edx7);
 		*visible = edx7[CPUID_EDX] & BIT(29);
@@ -184,7 +189,7 @@ static int client_register_read(struct vcpu *v, uint32_t index, uint64_t *value)
 	return 0;
 }
 
-/* Guests write UCODE_REV before they read it, as the manual says; that changes nothing. */
+/* Guests write UCODE_REV before they read it, as the manual says; that changes nothing. POWER_CTL they may write. */
 static int client_register_write(struct vcpu *v, uint32_t index, uint64_t value)
 {
 	bool visible;
@@ -192,7 +197,7 @@ static int client_register_write(struct vcpu *v, uint32_t index, uint64_t value)
 
 	if (!r)
 		return MSR_UNKNOWN;
-	if (!v->host_access)
+	if (!v->host_access && index != MSR_POWER_CTL)
 		return index == MSR_UCODE_REV ? 0 : MSR_FAIL;
 	*r = value;
 	return 0;

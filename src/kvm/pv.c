@@ -6,6 +6,7 @@
  * guest may compare readings between vCPUs (TSC_STABLE).
  */
 #include "kvm/vcpu.h"
+#include "x86/features.h"
 
 enum { PV_WALL_CLOCK_OLD = 0x11, PV_SYSTEM_TIME_OLD = 0x12, PV_WALL_CLOCK = 0x4b564d00, PV_SYSTEM_TIME, PV_ASYNC_PF_EN,
        PV_STEAL_TIME, PV_EOI_EN, PV_POLL_CONTROL, PV_ASYNC_PF_INT, PV_ASYNC_PF_ACK, PV_MIGRATION_CONTROL };
@@ -73,8 +74,44 @@ static void steal_time_start(struct vcpu *v, uint64_t gpa)
 	mem_write(v->vm->mem, gpa, &s, sizeof(s));
 }
 
+/* ---- what CPUID offers ---- */
+
+enum pv_bit { CLOCKSOURCE = 0, CLOCKSOURCE2 = 3, ASYNC_PF = 4, STEAL_TIME = 5, PV_EOI = 6, PV_UNHALT = 7, PV_SEND_IPI = 11,
+              POLL_CONTROL = 12, PV_SCHED_YIELD = 13, ASYNC_PF_INT = 14, MIGRATION_CONTROL = 17 };
+
+/* Is the feature there, as far as anybody cares? */
+static bool pv_offers(struct vcpu *v, enum pv_bit bit)
+{
+	enum { LEAF_PV_FEATURES = 0x40000001 };
+	uint32_t leaf[4];
+
+	if (!v->pv_enforced || v->host_access)
+		return true;
+	cpuid_lookup(v->cpu, LEAF_PV_FEATURES, 0, leaf);
+	return leaf[CPUID_EAX] >> bit & 1;
+}
+
+static bool pv_msr_offered(struct vcpu *v, uint32_t index)
+{
+	static const struct { uint32_t index; enum pv_bit bit; } needs[] = {
+		{ PV_WALL_CLOCK_OLD, CLOCKSOURCE }, { PV_SYSTEM_TIME_OLD, CLOCKSOURCE }, { PV_WALL_CLOCK, CLOCKSOURCE2 },
+		{ PV_SYSTEM_TIME, CLOCKSOURCE2 }, { PV_ASYNC_PF_EN, ASYNC_PF }, { PV_STEAL_TIME, STEAL_TIME }, { PV_EOI_EN, PV_EOI },
+		{ PV_POLL_CONTROL, POLL_CONTROL }, { PV_ASYNC_PF_INT, ASYNC_PF_INT }, { PV_ASYNC_PF_ACK, ASYNC_PF_INT },
+		{ PV_MIGRATION_CONTROL, MIGRATION_CONTROL },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(needs); i++)
+		if (needs[i].index == index)
+			return pv_offers(v, needs[i].bit);
+	return true;
+}
+
+/* ---- MSRs ---- */
+
 int pv_msr_read(struct vcpu *v, uint32_t index, uint64_t *value)
 {
+	if (!pv_msr_offered(v, index))
+		return 1;
 	switch (index) {
 	case PV_WALL_CLOCK: case PV_WALL_CLOCK_OLD:
 		*value = v->vm->wall_clock;
@@ -121,6 +158,8 @@ static int steal_time_write(struct vcpu *v, uint64_t value)
 
 int pv_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
 {
+	if (!pv_msr_offered(v, index))
+		return 1;
 	switch (index) {
 	case PV_WALL_CLOCK: case PV_WALL_CLOCK_OLD:
 		v->vm->wall_clock = value;
@@ -251,11 +290,11 @@ bool pv_hypercall(struct vcpu *v)
 		r = -HC_EPERM;
 	else if (nr == HC_MAP_GPA_RANGE && v->vm->hypercall_exits & BIT(HC_MAP_GPA_RANGE))
 		return ask_client(v, nr, a);
-	else if (nr == HC_VAPIC_POLL_IRQ || nr == HC_SCHED_YIELD)
+	else if (nr == HC_VAPIC_POLL_IRQ || (nr == HC_SCHED_YIELD && pv_offers(v, PV_SCHED_YIELD)))
 		r = 0;
-	else if (nr == HC_KICK_CPU)
+	else if (nr == HC_KICK_CPU && pv_offers(v, PV_UNHALT))
 		r = kick_cpu(v, a[1]);
-	else if (nr == HC_SEND_IPI && lapic_in_kernel(v))
+	else if (nr == HC_SEND_IPI && lapic_in_kernel(v) && pv_offers(v, PV_SEND_IPI))
 		r = send_ipi(v, a[0], a[1], a[2], a[3]);
 	else if (nr == HC_CLOCK_PAIRING)
 		r = clock_pairing(v, a[0], a[1]);

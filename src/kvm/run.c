@@ -14,6 +14,7 @@
 #include "kvm/api.h"
 #include "kvm/sigmask.h"
 #include "kvm/vcpu.h"
+#include "x86/vmx.h"
 
 /* Longest sleep without a look at immediate_exit: a client may set it from a signal handler that we cannot see. */
 #define SLEEP_NS 250000000ull
@@ -123,11 +124,28 @@ static int exit_interrupted(struct vcpu *v)
 	return -EINTR;
 }
 
+/*
+ * L2's triple fault is L1's VM exit. One is also what becomes of a state that
+ * no VM entry has (TR unusable), which only the client can have made.
+ */
+static bool nested_triple_fault(struct vcpu *v)
+{
+	const struct vmexit e = { .reason = EXIT_TRIPLE_FAULT };
+
+	if (!vmx_in_l2(v->vmx) || (!v->triple_fault && !v->cpu->seg[SEG_TR].unusable))
+		return false;
+	v->triple_fault = false;
+	vmx_exit_to_l1(v->vmx, &e);
+	return true;
+}
+
 /* Exits that need no guest code to run. */
 static bool exit_pending(struct vcpu *v)
 {
 	if (exit_ioapic_eoi(v))
 		return true;
+	if (nested_triple_fault(v))
+		return false;
 	if (v->triple_fault || (v->cpu->activity == ACTIVITY_SHUTDOWN && !vmx_in_l2(v->vmx))) {
 		v->triple_fault = false;
 		v->cpu->activity = ACTIVITY_ACTIVE;
@@ -273,7 +291,7 @@ static int run_checked(struct vcpu *v)
 		return RUN_EXIT;
 	if (run->immediate_exit) {
 		r = finish_instruction(v);
-		return r == RUN_ON ? exit_interrupted(v) : r;
+		return r == RUN_ON ? -EINTR : r;         /* the exit reason stays what it was: clients look at it */
 	}
 	return run_loop(v);
 }

@@ -78,6 +78,12 @@ fail:
 	return -ENOMEM;
 }
 
+void vcpu_quirks_apply(struct vcpu *v)
+{
+	v->cpu->mwait_faults = v->vm->disabled_quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
+	v->cpu->mwait_switch = v->vm->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT;
+}
+
 static void vcpu_init(struct vcpu *v)
 {
 	bool bsp = v->id == v->vm->bsp_id;
@@ -120,6 +126,7 @@ static int vcpu_new(struct vm *vm, unsigned id, struct vcpu **out, int *fd)
 		vcpu_free(v);
 		return r;
 	}
+	vcpu_quirks_apply(v);
 	tsc_write(v, 0);
 	*out = v;
 	return 0;

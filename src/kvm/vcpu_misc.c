@@ -68,12 +68,13 @@ long kvm_vcpu_set_guest_debug(struct vcpu *v, const struct kvm_guest_debug *d)
 	return 0;
 }
 
-/* Paravirtual features work whether CPUID offers them or not; enforcing the opposite is accepted. */
+/* Without it paravirtual features work whether CPUID offers them or not. */
 long kvm_vcpu_enable_cap(struct vcpu *v, const struct kvm_enable_cap *cap)
 {
-	if (cap->flags)
+	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
 		return -EINVAL;
-	return cap->cap == KVM_CAP_ENFORCE_PV_FEATURE_CPUID ? 0 : -EINVAL;
+	v->pv_enforced = cap->args[0];
+	return 0;
 }
 
 long kvm_vcpu_get_stats_fd(struct vcpu *v)

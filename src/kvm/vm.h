@@ -30,7 +30,7 @@ struct vcpu {
 	struct { uint64_t system_time, steal_time, pv_eoi, poll_control, async_pf; } pv;
 	struct { uint64_t mcg_cap, mcg_status, mcg_ctl, banks[32][4]; } mce;
 	uint64_t mtrr_deftype, mtrr_fixed[11], mtrr_var[16];
-	uint64_t arch_capabilities, ucode_rev, perf_capabilities;
+	uint64_t arch_capabilities, ucode_rev, perf_capabilities, platform_info, power_ctl;
 	_Atomic uint64_t ioapic_eoi[4];  /* split irqchip: vectors whose EOI the client must hear of */
 
 	/* The vCPU half's own. */
@@ -39,6 +39,7 @@ struct vcpu {
 	_Atomic uint64_t timer_ns;       /* wake-up for nested VMX's preemption timer, CLOCK_MONOTONIC; UINT64_MAX: none */
 	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
 	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */
+	bool pv_enforced;                /* paravirtual MSRs and hypercalls only as CPUID offers them */
 	bool init_pending, sipi_pending, triple_fault, kicked_by_hypercall, tpr_reporting, clock_stopped;
 	uint8_t sipi_vector;
 	uint64_t asked_rip;              /* instruction that outstanding belongs to */
@@ -85,6 +86,7 @@ struct vm {
 	uint64_t user_msr_mask;          /* KVM_MSR_EXIT_REASON_* that go to the client (KVM_CAP_X86_USER_SPACE_MSR) */
 	uint64_t disabled_exits;         /* KVM_X86_DISABLE_EXITS_* */
 	uint64_t disabled_quirks;        /* KVM_X86_QUIRK_* */
+	bool hide_platform_info;         /* guests' reads of PLATFORM_INFO are #GP */
 	uint64_t hypercall_exits;        /* KVM_CAP_EXIT_HYPERCALL: bit per hypercall number */
 	unsigned max_vcpu_id;            /* KVM_CAP_MAX_VCPU_ID, or 0 */
 	unsigned long nr_mmu_pages;
@@ -113,6 +115,7 @@ void vm_put(struct vm *vm);                                   /* the last one fr
 /* ---- the vCPU half (vcpu.c, run.c) ---- */
 int vcpu_create(struct vm *vm, unsigned id);                  /* descriptor or -errno; called with vm->lock held */
 void vcpu_free(struct vcpu *v);
+void vcpu_quirks_apply(struct vcpu *v);                       /* after vm->disabled_quirks changed */
 void vcpu_kick(struct vcpu *v);                               /* poll word and wake futex; from any thread */
 void vcpu_request(struct vcpu *v, uint32_t req);              /* sets the bits, then kicks */
 void vcpu_post_nmi(struct vcpu *v);                           /* from any thread */

@@ -510,6 +510,74 @@ static void test_vm86_checks(void)
 
 /* ---- */
 
+/* ---- what L1's memory and its clock say counts at once ---- */
+
+GUEST_ASM(live_ports, 64, "movb $1, 0x38002\n out %al, $0x10\n hlt");
+
+/* The bitmaps are L2's to write here: bit 10h of the first one. */
+static void test_live_bitmap(void)
+{
+	struct hv h;
+
+	hv_create_with(&h, 0, live_ports, (struct hv_controls){ .primary = PRIMARY_IO_BITMAPS });
+	hv_set(&h, F_io_bitmap_a, HV_IO_BITMAPS);
+	hv_set(&h, F_io_bitmap_b, HV_IO_BITMAPS + 0x1000);
+	memset(h.g.memory + HV_IO_BITMAPS, 0, 0x2000);
+	check_equal(hv_run(&h), EXIT_IO);
+	check_equal(hv_get(&h, F_exit_qualification), 0x10 << 16 | 1 << 6);
+	hv_destroy(&h);
+}
+
+#define READ_TIME "rdtsc\n shl $32, %rdx\n or %rdx, %rax\n"
+GUEST_ASM(deadline, 64, READ_TIME "mov %rax, %rsi\n 1: " READ_TIME "mov %rax, %rbx\n jmp 1b");
+
+/* L2 never reads a time beyond the preemption timer's deadline. */
+static void test_timer_deadline(void)
+{
+	struct { struct kvm_msrs head; struct kvm_msr_entry e; } misc = { .head.nmsrs = 1, .e.index = 0x485 };
+	enum { TICKS = 1000 };
+	struct hv h;
+
+	hv_create_with(&h, 0, deadline, (struct hv_controls){ .pin = PIN_PREEMPTION_TIMER });
+	guest_ioctl(h.g.vcpu[0], KVM_GET_MSRS, &misc);
+	for (unsigned i = 0; i < 100; i++) {
+		h.gpr[3] = h.gpr[6] = 0;
+		hv_set(&h, F_guest_rip, HV_L2);
+		hv_set(&h, F_vmx_preemption_timer_value, TICKS);
+		check_equal(hv_run(&h), EXIT_PREEMPTION_TIMER);
+		check((int64_t)(h.gpr[3] - h.gpr[6]) <= TICKS << (misc.e.data & 31));
+	}
+	hv_destroy(&h);
+}
+
+GUEST_ASM(asks, 64, "out %al, $0x10\n hlt");
+
+/* A triple fault that the client reports in L2 is L1's VM exit; so is what a TR that it makes unusable comes to. */
+static void test_client_triple_fault(void)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct kvm_vcpu_events e;
+		struct kvm_sregs s;
+		struct hv h;
+
+		hv_create_with(&h, 0, asks, (struct hv_controls){ 0 });
+		guest_ioctl(h.g.vm, KVM_ENABLE_CAP, &(struct kvm_enable_cap){ .cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT, .args[0] = 1 });
+		check_equal(hv_run(&h), HV_FAILED);              /* its port is the client's */
+		check_equal(h.g.run[0]->io.port, 0x10);
+		guest_ioctl(h.g.vcpu[0], KVM_GET_VCPU_EVENTS, &e);
+		e.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+		e.triple_fault.pending = !i;
+		guest_ioctl(h.g.vcpu[0], KVM_SET_VCPU_EVENTS, &e);
+		guest_ioctl(h.g.vcpu[0], KVM_GET_SREGS, &s);
+		s.tr.unusable = i;
+		guest_ioctl(h.g.vcpu[0], KVM_SET_SREGS, &s);
+		check_equal(guest_run(&h.g, 0), KVM_EXIT_IO);
+		check_equal(h.g.run[0]->io.port, 0xe2);
+		check_equal(hv_get(&h, F_vm_exit_reason), EXIT_TRIPLE_FAULT);
+		hv_destroy(&h);
+	}
+}
+
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "intercepted instructions", test_instructions },
 	{ "control registers with masks and shadows", test_control_registers },
@@ -531,6 +599,9 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "virtual-8086 mode: redirection of INT n", test_vm86_redirection },
 	{ "virtual-8086 mode: port permissions", test_vm86_ports },
 	{ "virtual-8086 mode: entry checks", test_vm86_checks },
+	{ "bitmaps that L2 writes", test_live_bitmap },
+	{ "time at the preemption timer's deadline", test_timer_deadline },
+	{ "triple faults from the client", test_client_triple_fault },
 };
 
 int main(void)
