@@ -167,6 +167,19 @@ static void test_vmxon(void)
 	EXPECT(RUN(VMXOFF, 0) == 0 && !vmx_in_operation(v) && !cpu.ctl->in_vmx_root_or_non_root);
 }
 
+/* A VMCS with the shadow indicator can be current where shadowing is offered, but not be entered. */
+static void test_shadow_indicator(void)
+{
+	stop();
+	params.enable_shadow_vmcs = true;
+	start();
+	EXPECT(RUN(VMXON, VMXON_AT) == 0);
+	*(uint32_t *)&ram[VMCS_B] |= VMCS12_SHADOW_BIT;
+	EXPECT(RUN(VMPTRLD, VMCS_B) == 0 && RUN(VMPTRST, 0) == 0 && operand == VMCS_B);
+	EXPECT(RUN(VMLAUNCH, 0) == -1);
+	params.enable_shadow_vmcs = false;
+}
+
 static void test_pointers(void)
 {
 	EXPECT(RUN(VMXON, VMXON_AT) == 0);
@@ -356,6 +369,7 @@ static void test_msrs(void)
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "VMXON and VMXOFF", test_vmxon },
 	{ "VMCLEAR, VMPTRLD, VMPTRST and the cache", test_pointers },
+	{ "the shadow-VMCS indicator", test_shadow_indicator },
 	{ "VMREAD and VMWRITE", test_fields },
 	{ "VMLAUNCH and VMRESUME", test_entry },
 	{ "INVEPT and INVVPID", test_invalidation },
@@ -368,6 +382,7 @@ int main(void)
 {
 	unsigned bad = 0;
 	params_init();
+	params.enable_shadow_vmcs = false;       /* but for the test that turns it on */
 	printf("1..%zu\n", ARRAY_SIZE(tests));
 	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
 		failures = 0;
