@@ -244,7 +244,7 @@ static void test_self_modifying(void)
 	guest_destroy(&g);
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct guest_test tests[] = {
 	{ "real mode, port I/O", test_real_io },
 	{ "string I/O", test_string_io },
 	{ "string I/O into a device", test_string_device },
@@ -257,17 +257,5 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	int n = sizeof(tests) / sizeof(*tests), bad = 0;
-
-	printf("1..%d\n", n);
-	for (int i = 0; i < n; i++) {
-		int before = failures;
-
-		alarm(300);
-		tests[i].run();
-		bad += failures != before;
-		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);
-		fflush(stdout);
-	}
-	return !!bad;
+	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -45,6 +45,11 @@ int guest_run(struct guest *g, int i);
 int guest_ioctl(int fd, unsigned long request, void *arg);       /* ends the test on failure */
 
 extern int failures;
+
+struct guest_test { const char *name; void (*run)(void); };
+/* Runs them one after another, with a TAP line each. The status for main() to return: 1 if any check failed. */
+int guest_run_tests(const struct guest_test *tests, int n);
+
 #define check(cond) ((cond) ? (void)0 : (void)(failures++, printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #cond)))
 #define check_equal(a, b) do { \
 	unsigned long long a_ = (a), b_ = (b); \

@@ -212,7 +212,7 @@ static void test_interrupt(void)
 	guest_destroy(&g);
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct guest_test tests[] = {
 	{ "VM entry and exits, without and with EPT", test_exits },
 	{ "an interrupt of L1 while L2 runs", test_interrupt },
 	{ "many exits", test_speed },
@@ -220,17 +220,5 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	int n = sizeof(tests) / sizeof(*tests), bad = 0;
-
-	printf("1..%d\n", n);
-	for (int i = 0; i < n; i++) {
-		int before = failures;
-
-		alarm(300);
-		tests[i].run();
-		bad += failures != before;
-		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);
-		fflush(stdout);
-	}
-	return !!bad;
+	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

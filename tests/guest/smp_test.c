@@ -366,7 +366,7 @@ static void test_restart(void)
 	guest_destroy(&g);
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct guest_test tests[] = {
 	{ "locked instructions in one page", test_locked },
 	{ "locked instructions across pages", test_locked_pages },
 	{ "locks across pages against accesses to one of them", test_split_against_others },
@@ -381,17 +381,5 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	int n = sizeof(tests) / sizeof(*tests), bad = 0;
-
-	printf("1..%d\n", n);
-	for (int i = 0; i < n; i++) {
-		int before = failures;
-
-		alarm(300);
-		tests[i].run();
-		bad += failures != before;
-		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);
-		fflush(stdout);
-	}
-	return !!bad;
+	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

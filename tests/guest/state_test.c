@@ -219,7 +219,7 @@ static void test_nested_state(void)
 	guest_destroy(&g);
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct guest_test tests[] = {
 	{ "registers", test_registers },
 	{ "x87 and vector state", test_fpu },
 	{ "MSR list", test_msrs },
@@ -232,17 +232,5 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	int n = sizeof(tests) / sizeof(*tests), bad = 0;
-
-	printf("1..%d\n", n);
-	for (int i = 0; i < n; i++) {
-		int before = failures;
-
-		alarm(300);
-		tests[i].run();
-		bad += failures != before;
-		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);
-		fflush(stdout);
-	}
-	return !!bad;
+	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -578,7 +578,7 @@ static void test_client_triple_fault(void)
 	}
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct guest_test tests[] = {
 	{ "intercepted instructions", test_instructions },
 	{ "control registers with masks and shadows", test_control_registers },
 	{ "CR4.VME on first-generation VT-x", test_vme },
@@ -606,17 +606,5 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	int n = sizeof(tests) / sizeof(*tests), bad = 0;
-
-	printf("1..%d\n", n);
-	for (int i = 0; i < n; i++) {
-		int before = failures;
-
-		alarm(300);
-		tests[i].run();
-		bad += failures != before;
-		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);
-		fflush(stdout);
-	}
-	return !!bad;
+	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
 }
