@@ -211,20 +211,26 @@ static bool lsl_type(const struct cpu *cpu, unsigned type)
 	return (cpu_long_mode(cpu) ? 0x0a04 : 0x0a0e) >> type & 1;
 }
 
-void rule_lar(struct cpu *cpu, const struct insn *insn)
+/* LAR and LSL: the descriptor of the selector operand, if it is of a type they know and may be seen. */
+static bool descriptor_visible(struct cpu *cpu, const struct insn *insn, bool (*knows)(const struct cpu *, unsigned type), uint64_t *raw,
+                               struct segment *s)
 {
 	uint16_t selector;
-	struct segment s;
-	uint64_t raw;
-	bool ok;
 
 	require_protected(cpu);
 	selector = rm_load(cpu, insn, 2);
-	ok = descriptor_try(cpu, selector, &raw);
-	if (ok) {
-		s = descriptor_unpack(raw, selector);
-		ok = (s.s || lar_type(cpu, s.type)) && privilege_allows(cpu, &s);
-	}
+	if (!descriptor_try(cpu, selector, raw))
+		return false;
+	*s = descriptor_unpack(*raw, selector);
+	return (s->s || knows(cpu, s->type)) && privilege_allows(cpu, s);
+}
+
+void rule_lar(struct cpu *cpu, const struct insn *insn)
+{
+	struct segment s;
+	uint64_t raw;
+	bool ok = descriptor_visible(cpu, insn, lar_type, &raw, &s);
+
 	if (ok)
 		reg_set(cpu, insn->reg, insn->opsize, insn->rex, raw >> 32 & (insn->opsize == 2 ? 0xff00 : 0xffff00));
 	set_zf(cpu, ok);
@@ -232,18 +238,10 @@ void rule_lar(struct cpu *cpu, const struct insn *insn)
 
 void rule_lsl(struct cpu *cpu, const struct insn *insn)
 {
-	struct segment s = { 0 };
-	uint16_t selector;
+	struct segment s;
 	uint64_t raw;
-	bool ok;
+	bool ok = descriptor_visible(cpu, insn, lsl_type, &raw, &s);
 
-	require_protected(cpu);
-	selector = rm_load(cpu, insn, 2);
-	ok = descriptor_try(cpu, selector, &raw);
-	if (ok) {
-		s = descriptor_unpack(raw, selector);
-		ok = (s.s || lsl_type(cpu, s.type)) && privilege_allows(cpu, &s);
-	}
 	if (ok)
 		reg_set(cpu, insn->reg, insn->opsize, insn->rex, s.limit);
 	set_zf(cpu, ok);
