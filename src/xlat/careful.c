@@ -1,14 +1,13 @@
 /*
  * What translated code calls for a memory operand: the slow way of a fast
  * access (TLB miss), and the two halves of a careful one. info is made in
- * memory.c: size, access, segment, which operand, instruction length.
+ * memory.c: size, access, segment, what is to be checked first.
  */
 #include "xlat/internal.h"
 
 static unsigned info_size(uint64_t info) { return info & 0xffff; }
 static unsigned info_access(uint64_t info) { return info >> 16 & 0xff; }
 static enum seg info_seg(uint64_t info) { return info >> 24 & 0xf; }
-static unsigned info_which(uint64_t info) { return info >> 28 & 0xf; }
 static bool info_aligned(uint64_t info) { return info >> 36 & 1; }
 static bool info_x87_wait(uint64_t info) { return info >> 37 & 1; }
 
@@ -30,12 +29,18 @@ static void check_aligned(struct cpu *cpu, bool aligned, uint64_t addr, unsigned
 		cpu_raise_gp(cpu);
 }
 
+/* Leaves the block; the engine's loop goes on at rip. */
+static _Noreturn void leave_block(struct cpu *cpu)
+{
+	cpu->leave_why = CPU_EXIT_NONE;
+	__builtin_longjmp(cpu->unwind, 1);
+}
+
 /* Leaves the block: the instruction at rip is to be run as a careful translation. */
 static _Noreturn void be_careful(struct cpu *cpu)
 {
 	cpu->engine->want_careful = true;
-	cpu->leave_why = CPU_EXIT_NONE;
-	__builtin_longjmp(cpu->unwind, 1);
+	leave_block(cpu);
 }
 
 static bool is_ram(struct translation t) { return t.host && t.slot && !t.apic_access; }
@@ -167,8 +172,7 @@ void site_commit(struct cpu *cpu, uint64_t arg)
 		return;
 	cpu->io.nreads = cpu->io.next = 0;
 	cpu->rip = site->next;
-	cpu->leave_why = CPU_EXIT_NONE;
-	__builtin_longjmp(cpu->unwind, 1);
+	leave_block(cpu);
 }
 
 void careful_begin(struct cpu *cpu, uint64_t info)
@@ -180,5 +184,5 @@ void careful_begin(struct cpu *cpu, uint64_t info)
 	check_aligned(cpu, info_aligned(info), addr, size);
 	if (access & ACCESS_WRITE && (addr & 4095) + size > 4096 && insn_locks(cpu->cur_insn))
 		cpu->ops->exclusive_begin(cpu);
-	cpu->slow_result = (uintptr_t)access_begin(cpu, info_which(info), addr, size, access);
+	cpu->slow_result = (uintptr_t)access_begin(cpu, 0, addr, size, access);
 }

@@ -119,20 +119,18 @@ struct engine {
 	uint64_t selections;
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
-	bool in_careful;
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
-	bool revalidating;               /* paging was off when blocks were made: nothing is linked */
 	struct { uint8_t vector; bool fault; } signal;    /* for stub_signal */
 	uint64_t dispatches;
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_lookup, *stub_signal;
 	void (*enter)(struct cpu *cpu, void *code);
-	struct { uint64_t blocks, insns, invalidated, flushes, slow, careful, links, lookups; } stats;
+	struct { uint64_t blocks, insns, invalidated, flushes, slow, links; } stats;
 };
 
-/* An instruction on its way through the translator. */
 static inline unsigned jump_cache_index(uint64_t rip) { return rip >> JUMP_CACHE_SHIFT & (JUMP_CACHE_ENTRIES - 1); }
 
+/* An instruction on its way through the translator. */
 enum insn_kind { KIND_NATIVE, KIND_RULE, KIND_NOP, KIND_LEA, KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET, KIND_JMP_IND, KIND_CALL_IND,
                  KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING, KIND_CLI, KIND_STI };
 enum { RULE_ENDS = 1 };                  /* the rule may change RIP, mode, mapping or code: ends the block */
@@ -221,7 +219,7 @@ struct mem_operand put_window_access(struct translation_unit *u, const struct xi
 void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13, without segment base */
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x);      /* both, for x's memory operand */
 bool operand_commits(const struct translation_unit *u, const struct xinsn *x);
-void put_commit(struct translation_unit *u, const struct xinsn *x, unsigned which);
+void put_commit(struct translation_unit *u, const struct xinsn *x);
 /* r14 = fn's argument in r13; calls fn(cpu, arg) with the whole state stored at x. */
 void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(struct cpu *, uint64_t), uint64_t arg);
 void put_rip(struct translation_unit *u, uint64_t rip);  /* cpu->rip = rip */

@@ -67,14 +67,13 @@ void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(st
 }
 
 /* What careful_begin() is told: see careful.c. */
-static uint64_t access_info(const struct xinsn *x, unsigned size, unsigned access, int seg, unsigned which)
+static uint64_t access_info(const struct xinsn *x, unsigned size, unsigned access, int seg)
 {
-	return size | access << 16 | (uint64_t)seg << 24 | (uint64_t)which << 28 | (uint64_t)x->in.len << 32 |
+	return size | access << 16 | (uint64_t)seg << 24 |
 	       (uint64_t)x->aligned << 36 | (uint64_t)x->x87_wait << 37;
 }
 
-static struct mem_operand put_careful_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access,
-                                             unsigned which)
+static struct mem_operand put_careful_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access)
 {
 	struct emit *e = &u->e;
 	put_store(e, H_R13, AT(e, slow_addr));
@@ -82,7 +81,7 @@ static struct mem_operand put_careful_access(struct translation_unit *u, const s
 	*copy = x->in;
 	put_mov_imm(e, H_R14, (uintptr_t)copy);
 	put_store(e, H_R14, AT(e, cur_insn));
-	put_call_c(u, x, careful_begin, access_info(x, size, access, seg, which));
+	put_call_c(u, x, careful_begin, access_info(x, size, access, seg));
 	put_load(e, H_R14, AT(e, slow_result));
 	return mem_base(H_R14, 0);
 }
@@ -135,7 +134,7 @@ static struct mem_operand put_fast_access(struct translation_unit *u, const stru
 
 struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access)
 {
-	struct mem_operand m = u->careful ? put_careful_access(u, x, seg, size, access, 0) : put_fast_access(u, x, size, access);
+	struct mem_operand m = u->careful ? put_careful_access(u, x, seg, size, access) : put_fast_access(u, x, size, access);
 	note_access(u, x);
 	return m;
 }
@@ -204,7 +203,7 @@ bool operand_commits(const struct translation_unit *u, const struct xinsn *x)
 	return u->careful && x->in.mem && x->in.mem_write;
 }
 
-void put_commit(struct translation_unit *u, const struct xinsn *x, unsigned which)
+void put_commit(struct translation_unit *u, const struct xinsn *x)
 {
 	struct access_site *site = meta_alloc(u->engine, sizeof *site);
 	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .x87_wait = x->x87_wait };

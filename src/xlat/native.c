@@ -322,7 +322,7 @@ void put_native(struct translation_unit *u, struct xinsn *x)
 		struct mem_operand m = put_operand(u, x);
 		put_renamed(u, x, &m);
 		if (operand_commits(u, x))
-			put_commit(u, x, 0);
+			put_commit(u, x);
 		if (u->ncold > cold && x->in.mem_write && u->cold[cold].kind == COLD_ACCESS) {
 			u->cold[cold].copy = x;
 			u->cold[cold].after = u->e.p;
@@ -407,5 +407,5 @@ void put_bit_string(struct translation_unit *u, struct xinsn *x)
 	note_map(u, x, &r);
 	put_legacy(e, x, &r, &m);
 	if (operand_commits(u, x))
-		put_commit(u, x, 0);
+		put_commit(u, x);
 }
