@@ -217,7 +217,8 @@ struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x,
 /* The access at [base + disp] of guest register base, which has a window role. */
 struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
                                      unsigned size, unsigned access);
-void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13, without segment base */
+void put_address(struct translation_unit *u, const struct xinsn *x, int to);    /* of the memory operand, without segment base */
+void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13 */
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x);      /* both, for x's memory operand */
 bool operand_commits(const struct translation_unit *u, const struct xinsn *x);
 void put_commit(struct translation_unit *u, const struct xinsn *x);
