@@ -22,6 +22,12 @@ struct control_block {
 	uint64_t cr3_target[4];
 	uint64_t tsc_offset, tsc_multiplier;     /* multiplier: 48 fraction bits; used if TSC scaling is on */
 	uint64_t eptp;                           /* used if secondary has EPT */
+	uint64_t ept_caps;                       /* EPT_CAP_* that the guest hypervisor is offered */
+	uint64_t pml_gpa;                        /* L1-physical; the log's index is in 0..511, or the log is full */
+	uint16_t pml_index;
+	uint64_t ve_info_gpa;                    /* #VE: information area, L1-physical, and what it tells of the EPTP */
+	uint16_t eptp_index;
+	uint64_t vm_functions, eptp_list_gpa;    /* VMFUNC: leaves that are enabled; list of EPT pointers, L1-physical */
 	uint16_t vpid;                           /* TLB tag; 0 for vmcs01 and when VPID is off */
 	uint64_t timer_deadline;                 /* L1 TSC at which the VMX-preemption timer runs out; UINT64_MAX: off */
 	uint32_t tpr_threshold;

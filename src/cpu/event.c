@@ -90,7 +90,7 @@ static enum fault_class fault_class(const struct event *ev)
 	switch (ev->vector) {
 	case VEC_DE: case VEC_TS: case VEC_NP: case VEC_SS: case VEC_GP:
 		return CONTRIBUTORY;
-	case VEC_PF:
+	case VEC_PF: case VEC_VE:
 		return PAGE_FAULT;
 	case VEC_DF:
 		return DOUBLE_FAULT;

@@ -84,9 +84,10 @@ static struct tlb_key key_now(const struct cpu *cpu)
 	bool paging = cpu->cr0 & CR0_PG;
 
 	return (struct tlb_key){
-		/* Of the pointer, the root and the accessed and dirty control matter. */
-		.eptp = walk_has_ept(cpu) ? cpu->ctl->eptp & 0xffffffffff040ull : 0,
-		.bits = (paging ? key_paging_bits(cpu) : 0) | (cpu->mode & MODE_WATCH ? TLB_WATCH : 0),
+		/* Of the pointer, all but the memory type matters. */
+		.eptp = walk_has_ept(cpu) ? cpu->ctl->eptp & ~7ull : 0,
+		.bits = (paging ? key_paging_bits(cpu) : 0) | (cpu->mode & MODE_WATCH ? TLB_WATCH : 0)
+		      | (cpu->ctl->secondary & SECONDARY_MBEC ? TLB_MBEC : 0),
 		.vpid = cpu->ctl->vpid,
 		.pcid = paging && (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0 };
 }

@@ -9,7 +9,8 @@ struct tlb_key { uint64_t eptp; uint32_t bits; uint16_t vpid, pcid; };
 
 enum tlb_key_bits { TLB_PG = 1, TLB_WP = 2, TLB_PSE = 4, TLB_PAE = 8, TLB_SMEP = 16, TLB_SMAP = 32, TLB_PGE = 64, TLB_NXE = 128,
                     TLB_LMA = 256, TLB_USER = 512, TLB_OVERRIDE = 1024 /* EFLAGS.AC lifts SMAP */,
-                    TLB_WATCH = 2048 /* data breakpoints: every access takes the slow path */ };
+                    TLB_WATCH = 2048 /* data breakpoints: every access takes the slow path */,
+                    TLB_MBEC = 4096 /* mode-based execute control for EPT */ };
 
 /* Bits of a context's meta[]: one byte per entry. */
 enum { META_GLOBAL = 1, META_LARGE = 2 /* fragment of a 2 or 4 MiB page */, META_HUGE = 4 /* of a 1 GiB page */ };

@@ -6,8 +6,11 @@
  */
 #include "cpu/access.h"
 #include "cpu/rules.h"
+#include "cpu/walk.h"
 #include "x86/features.h"
 #include "x86/vmx.h"
+
+enum { EPTP_LIST_ENTRIES = 512 };
 
 static const struct { uint16_t mnemonic; uint8_t reason; } reasons[] = {
 	{ ZYDIS_MNEMONIC_VMXON, EXIT_VMXON }, { ZYDIS_MNEMONIC_VMXOFF, EXIT_VMXOFF }, { ZYDIS_MNEMONIC_VMCLEAR, EXIT_VMCLEAR },
@@ -100,11 +103,32 @@ void rule_vmcall(struct cpu *cpu, const struct insn *insn)
 	cpu_leave(cpu, CPU_EXIT_VMX_INSN);
 }
 
+/* Leaf 0: entry ECX of the list becomes the EPT pointer. false: it is none that VM entry would take. */
+static bool eptp_switch(struct cpu *cpu)
+{
+	struct control_block *ctl = cpu->ctl;
+	uint32_t index = cpu->gpr[REG_RCX];
+	uint64_t eptp;
+
+	if (index >= EPTP_LIST_ENTRIES || !mem_read(cpu->mem, ctl->eptp_list_gpa + index * sizeof(eptp), &eptp, sizeof(eptp)))
+		return false;
+	if (eptp_fault(ctl->ept_caps, cpu->maxphyaddr, eptp))
+		return false;
+	ctl->eptp = eptp;
+	if (ctl->secondary & SECONDARY_EPT_VE)
+		ctl->eptp_index = index;
+	cpu_mode_update(cpu);
+	return true;
+}
+
+/* At any privilege level. */
 void rule_vmfunc(struct cpu *cpu, const struct insn *insn)
 {
 	const struct control_block *ctl = cpu->ctl;
+	uint32_t leaf = cpu->gpr[REG_RAX];
 
-	if (!ctl->non_root || !(ctl->primary & PRIMARY_SECONDARY) || !(ctl->secondary & SECONDARY_VMFUNC))
+	if (!ctl->non_root || !(ctl->primary & PRIMARY_SECONDARY) || !(ctl->secondary & SECONDARY_VMFUNC) || leaf > 63)
 		cpu_raise_ud(cpu);
-	cpu_vmexit(cpu, EXIT_VMFUNC, 0);
+	if (!(ctl->vm_functions >> leaf & 1) || !eptp_switch(cpu))
+		cpu_vmexit(cpu, EXIT_VMFUNC, 0);
 }

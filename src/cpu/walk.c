@@ -1,13 +1,13 @@
 /*
  * cpu/walk -- the page walker. A paging mode is an array of levels; one loop
- * serves 2-level, PAE and 4-level paging and EPT. Under EPT each entry of the
- * guest's structures is reached by a walk of its own.
+ * serves 2-level, PAE and 4-level paging and EPT (ept.c). Under EPT each entry
+ * of the guest's structures is reached by a walk of its own.
  *
  * Accessed and dirty flags are set after all checks have passed, by compare
  * and exchange with the entry that was checked; if another processor changed
  * it meanwhile, the whole walk is made again.
  */
-#include "cpu/walk.h"
+#include "cpu/paging.h"
 #include "x86/features.h"
 
 #define PTE_P 1ull
@@ -15,42 +15,9 @@
 #define PTE_U 4ull
 #define PTE_A 0x20ull
 #define PTE_D 0x40ull
-#define PTE_PS 0x80ull               /* of EPT too */
+#define PTE_PS 0x80ull
 #define PTE_G 0x100ull
 #define PTE_NX BIT(63)
-#define EPT_A 0x100ull
-#define EPT_D 0x200ull
-#define EPTP_AD 0x40ull
-#define ADDR_MASK 0xffffffffff000ull
-
-enum { LEVELS = 4 };
-
-struct level {
-	uint8_t shift, bits;             /* of the linear address: where its index lies */
-	bool large;                      /* PS makes it a leaf */
-	uint64_t reserved_table, reserved_large;
-};
-
-struct paging {
-	struct level level[LEVELS];
-	uint8_t levels, entry_size;
-	uint64_t present;                /* present if any of these is set */
-	uint64_t reserved;               /* in every entry */
-	uint64_t accessed, dirty;        /* 0: the mode has no such flags */
-	bool ept;
-};
-
-/* What one walk has met, level by level. */
-struct trail {
-	uint64_t gpa[LEVELS], entry[LEVELS];
-	void *host[LEVELS];
-	unsigned depth;                  /* entries met */
-	uint64_t all, any;               /* AND and OR of the entries */
-	uint64_t address;                /* where the walk ends */
-	uint8_t shift;
-};
-
-enum step { STEP_OK, STEP_NOT_PRESENT, STEP_RESERVED, STEP_EPT_VIOLATION, STEP_EPT_MISCONFIG, STEP_AGAIN };
 
 /* ---- the modes ---- */
 
@@ -88,17 +55,6 @@ static struct paging paging_4level(const struct cpu *cpu)
 		.reserved = cpu->reserved_pa | reserved_nx(cpu) };
 }
 
-static struct paging paging_ept(const struct cpu *cpu)
-{
-	bool ad = cpu->ctl->eptp & EPTP_AD;
-
-	return (struct paging){
-		.level = { { 39, 9, false, 0xf8, 0 }, { 30, 9, true, 0x78, 0x3ffff000 }, { 21, 9, true, 0x78, 0x1ff000 },
-		           { 12, 9, false, 0, 0 } },
-		.levels = 4, .entry_size = 8, .present = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC,
-		.reserved = cpu->reserved_pa, .accessed = ad ? EPT_A : 0, .dirty = ad ? EPT_D : 0, .ept = true };
-}
-
 /* ---- entries in memory ---- */
 
 /* Host address of a paging-structure entry, NULL where no slot is. ro: it may not be written. */
@@ -130,16 +86,6 @@ static bool entry_exchange(void *host, unsigned size, uint64_t old, uint64_t new
 
 /* ---- one walk through one set of structures ---- */
 
-/* Rules of EPT entries beyond reserved bits: write without read, and the memory type of leaves. */
-static bool ept_entry_bad(uint64_t entry, bool leaf)
-{
-	unsigned type = entry >> 3 & 7;
-
-	if ((entry & (ACCESS_READ | ACCESS_WRITE)) == ACCESS_WRITE)
-		return true;
-	return leaf && (type == 2 || type == 3 || type == 7);
-}
-
 static uint64_t leaf_address(const struct paging *p, const struct level *l, uint64_t entry, uint64_t addr)
 {
 	uint64_t offset = BIT(l->shift) - 1;
@@ -149,9 +95,10 @@ static uint64_t leaf_address(const struct paging *p, const struct level *l, uint
 	return (entry & ADDR_MASK & ~offset) | (addr & offset);
 }
 
-static enum step step_of(enum walk_outcome outcome)
+static enum step step_of(struct walk *w, enum walk_outcome outcome)
 {
-	return outcome == WALK_OK ? STEP_OK : outcome == WALK_EPT_VIOLATION ? STEP_EPT_VIOLATION : STEP_EPT_MISCONFIG;
+	w->second = outcome;
+	return outcome == WALK_OK ? STEP_OK : STEP_SECOND;
 }
 
 static enum step structure_address(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t gpa, uint64_t *pa)
@@ -159,11 +106,10 @@ static enum step structure_address(struct cpu *cpu, struct walk *w, const struct
 	unsigned access = ACCESS_READ | (cpu->ctl->eptp & EPTP_AD ? ACCESS_WRITE : 0);
 
 	*pa = gpa;
-	return p->ept ? STEP_OK : step_of(walk_physical(cpu, w, gpa, access, true, pa));
+	return p->ept ? STEP_OK : step_of(w, walk_physical(cpu, w, gpa, access, true, pa));
 }
 
-static enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr,
-                             struct trail *t)
+enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr, struct trail *t)
 {
 	t->all = ~0ull;
 	t->any = 0;
@@ -186,7 +132,7 @@ static enum step walk_levels(struct cpu *cpu, struct walk *w, const struct pagin
 		leaf = i + 1 == p->levels || (l->large && (entry & PTE_PS));
 		if (entry & (p->reserved | (i + 1 == p->levels ? 0 : leaf ? l->reserved_large : l->reserved_table)))
 			return STEP_RESERVED;
-		if (p->ept && ept_entry_bad(entry, leaf))
+		if (p->ept && ept_entry_bad(cpu, entry, leaf))
 			return STEP_RESERVED;
 		t->all &= entry;
 		t->any |= entry;
@@ -200,8 +146,7 @@ static enum step walk_levels(struct cpu *cpu, struct walk *w, const struct pagin
 	return STEP_NOT_PRESENT;                 /* not reached: the last level is a leaf */
 }
 
-/* Sets the flags along a trail whose checks have passed. */
-static enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging *p, struct trail *t, bool write)
+enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging *p, struct trail *t, bool write)
 {
 	for (unsigned i = 0; i < t->depth; i++) {
 		uint64_t want = p->accessed | (write && i + 1 == t->depth ? p->dirty : 0), pa = t->gpa[i];
@@ -210,7 +155,7 @@ static enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging
 			continue;
 		/* An update is a write of the structure, which EPT may forbid where it allowed the read. */
 		if (!p->ept) {
-			enum step step = step_of(walk_physical(cpu, w, pa, ACCESS_READ | ACCESS_WRITE, true, &pa));
+			enum step step = step_of(w, walk_physical(cpu, w, pa, ACCESS_READ | ACCESS_WRITE, true, &pa));
 
 			if (step != STEP_OK)
 				return step;
@@ -223,70 +168,6 @@ static enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging
 		t->entry[i] |= want;
 	}
 	return STEP_OK;
-}
-
-/* ---- EPT ---- */
-
-static enum walk_outcome ept_violation(struct walk *w, uint64_t gpa, unsigned access, bool structure, unsigned rights)
-{
-	w->fault_gpa = gpa;
-	w->qualification = access | rights << 3 | (w->linear ? BIT(7) | (structure ? 0 : BIT(8)) : 0);
-	return WALK_EPT_VIOLATION;
-}
-
-/* Walks EPT; *rights: what its entries permit; *dirty: its leaf is marked dirty, or needs no mark. */
-static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa,
-                                  unsigned *rights, bool *dirty)
-{
-	struct paging p = paging_ept(cpu);
-	struct trail t;
-	enum step step;
-
-	do {
-		step = walk_levels(cpu, w, &p, cpu->ctl->eptp & ADDR_MASK, gpa, &t);
-		if (step == STEP_NOT_PRESENT)
-			return ept_violation(w, gpa, access, structure, 0);
-		if (step == STEP_RESERVED) {
-			w->fault_gpa = gpa;
-			w->qualification = 0;
-			return WALK_EPT_MISCONFIG;
-		}
-		*rights = t.all & (ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC);
-		if (!w->probe && (access & ~*rights))
-			return ept_violation(w, gpa, access, structure, *rights);
-		if (!w->probe && p.accessed)
-			step = trail_mark(cpu, w, &p, &t, access & ACCESS_WRITE);
-	} while (step == STEP_AGAIN);
-	*pa = t.address;
-	*dirty = !p.dirty || (t.entry[t.depth - 1] & p.dirty);
-	return WALK_OK;
-}
-
-enum walk_outcome walk_physical(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa)
-{
-	unsigned rights;
-	bool dirty;
-
-	*pa = gpa;
-	return walk_has_ept(cpu) ? ept_walk(cpu, w, gpa, access, structure, pa, &rights, &dirty) : WALK_OK;
-}
-
-/* The end of every walk: from the guest-physical address to the physical one. */
-static enum walk_outcome walk_target(struct cpu *cpu, struct walk *w)
-{
-	enum walk_outcome outcome;
-	unsigned rights;
-	bool dirty;
-
-	w->pa = w->gpa;
-	if (!walk_has_ept(cpu))
-		return WALK_OK;
-	outcome = ept_walk(cpu, w, w->gpa, w->access & (ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC), false, &w->pa, &rights, &dirty);
-	if (outcome == WALK_OK) {
-		w->rights &= rights;
-		w->dirty = w->dirty && dirty;
-	}
-	return outcome;
 }
 
 /* ---- the guest's own paging ---- */
@@ -321,8 +202,7 @@ static enum walk_outcome walk_outcome_of(const struct cpu *cpu, struct walk *w, 
 	switch (step) {
 	case STEP_NOT_PRESENT: return page_fault(cpu, w, 0);
 	case STEP_RESERVED: return page_fault(cpu, w, PF_P | PF_RSVD);
-	case STEP_EPT_VIOLATION: return WALK_EPT_VIOLATION;
-	case STEP_EPT_MISCONFIG: return WALK_EPT_MISCONFIG;
+	case STEP_SECOND: return w->second;
 	default: return WALK_OK;
 	}
 }
@@ -339,7 +219,8 @@ static enum step walk_paged(struct cpu *cpu, struct walk *w, const struct paging
 		return step;
 	w->user_page = t.all & PTE_U;
 	w->writable_page = t.all & PTE_W;
-	w->rights = rights_of(cpu, w, w->user_page, w->writable_page, p->entry_size == 8 && (t.any & PTE_NX));
+	w->nx_page = p->entry_size == 8 && (t.any & PTE_NX);
+	w->rights = rights_of(cpu, w, w->user_page, w->writable_page, w->nx_page);
 	if (!w->probe && (wanted & ~w->rights)) {
 		*outcome = page_fault(cpu, w, PF_P);
 		return STEP_OK;
@@ -354,7 +235,7 @@ static enum step walk_paged(struct cpu *cpu, struct walk *w, const struct paging
 	w->shift = t.shift;
 	w->dirty = t.entry[t.depth - 1] & PTE_D;
 	w->global = (cpu->cr4 & CR4_PGE) && (t.entry[t.depth - 1] & PTE_G);
-	*outcome = walk_target(cpu, w);
+	*outcome = ept_walk_target(cpu, w);
 	return STEP_OK;
 }
 
@@ -363,9 +244,9 @@ static enum walk_outcome walk_unpaged(struct cpu *cpu, struct walk *w)
 	w->gpa = w->addr;
 	w->rights = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
 	w->dirty = w->user_page = w->writable_page = true;
-	w->global = false;
+	w->global = w->nx_page = false;
 	w->shift = 12;
-	return walk_target(cpu, w);
+	return ept_walk_target(cpu, w);
 }
 
 enum walk_outcome walk_linear(struct cpu *cpu, struct walk *w)
@@ -398,7 +279,5 @@ _Noreturn void walk_fail(struct cpu *cpu, const struct walk *w, enum walk_outcom
 {
 	if (outcome == WALK_PAGE_FAULT)
 		cpu_raise_page_fault(cpu, w->addr, w->error);
-	cpu->vmexit.gpa = w->fault_gpa;
-	cpu->vmexit.gla = w->linear ? w->addr : 0;
-	cpu_vmexit(cpu, outcome == WALK_EPT_VIOLATION ? EXIT_EPT_VIOLATION : EXIT_EPT_MISCONFIG, w->qualification);
+	ept_fail(cpu, w, outcome);
 }

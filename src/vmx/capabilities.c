@@ -32,6 +32,10 @@ static const struct implemented {
 	{ GROUP(secondary), SECONDARY_VPID, &params.vpid },
 	{ GROUP(secondary), SECONDARY_UNRESTRICTED, &params.unrestricted_guest },
 	{ GROUP(secondary), SECONDARY_SHADOW_VMCS, &params.enable_shadow_vmcs },
+	{ GROUP(secondary), SECONDARY_PML, &params.pml },
+	{ GROUP(secondary), SECONDARY_VMFUNC, &params.vmfunc },
+	{ GROUP(secondary), SECONDARY_EPT_VE, &params.ept_ve },
+	{ GROUP(secondary), SECONDARY_MBEC, &params.mbec },
 	{ GROUP(secondary), SECONDARY_DESCRIPTOR_TABLE | SECONDARY_RDTSCP | SECONDARY_WBINVD | SECONDARY_RDRAND |
 	                    SECONDARY_INVPCID | SECONDARY_RDSEED | SECONDARY_XSAVES | SECONDARY_TSC_SCALING, NULL },
 	{ GROUP(exit), VMEXIT_SAVE_DEBUG | VMEXIT_HOST_64 | VMEXIT_LOAD_PERF_GLOBAL | VMEXIT_ACK_INTR | VMEXIT_SAVE_PAT |
@@ -66,6 +70,7 @@ enum { MSR_BASIC = 0x480, MSR_MISC = 0x485, MSR_CR0_FIXED0 = 0x486, MSR_CR0_FIXE
 #define MISC_STORE_LMA BIT(5)
 #define MISC_ACTIVITY_HLT BIT(6)
 #define MISC_ACTIVITY_WAIT_SIPI BIT(8)
+enum { CR3_TARGETS = 4 };
 #define MISC_FEATURES (0x7ffull << 5 | 0xfull << 28)
 #define MISC_RATE(value) ((value) & 31)
 #define MISC_CR3_TARGETS(value) ((value) >> 16 & 511)
@@ -80,19 +85,35 @@ static struct vmx_controls *group_of(const struct vmx_caps *c, size_t group)
 	return (struct vmx_controls *)((char *)c + group);
 }
 
+/* Controls that are about EPT, and fail VM entry without it. */
+#define SECONDARY_OF_EPT (SECONDARY_UNRESTRICTED | SECONDARY_PML | SECONDARY_EPT_VE | SECONDARY_MBEC)
+
+/* Without EPT there is nothing to say of it; the log needs the dirty flags. */
+static void drop_without_ept(struct vmx_caps *c)
+{
+	if (!(c->secondary.may & SECONDARY_EPT)) {
+		c->secondary.may &= ~SECONDARY_OF_EPT;
+		c->ept_vpid &= ~0xffffffffull;
+		c->vmfunc &= ~(uint64_t)VMFUNC_EPTP_SWITCHING;
+	}
+	if (!(c->ept_vpid & EPT_CAP_AD))
+		c->secondary.may &= ~SECONDARY_PML;
+}
+
 static uint64_t ept_vpid_implemented(const struct vmx_caps *c)
 {
 	uint64_t caps = 0;
 	if (c->secondary.may & SECONDARY_EPT)
 		caps |= EPT_CAP_EXEC_ONLY | EPT_CAP_WALK4 | EPT_CAP_WB | EPT_CAP_2M | EPT_CAP_1G | EPT_CAP_INVEPT |
-		        EPT_CAP_INVEPT_SINGLE | EPT_CAP_INVEPT_ALL | (params.ept_ad ? EPT_CAP_AD : 0);
+		        EPT_CAP_INVEPT_SINGLE | EPT_CAP_INVEPT_ALL | (params.ept_ad ? EPT_CAP_AD : 0) |
+		        (params.ept_5level ? EPT_CAP_WALK5 : 0) | (params.ept_info ? EPT_CAP_ADV_INFO : 0);
 	if (c->secondary.may & SECONDARY_VPID)
 		caps |= VPID_CAP_INVVPID | VPID_CAP_ADDRESS | VPID_CAP_SINGLE | VPID_CAP_ALL | VPID_CAP_SINGLE_KEEP_GLOBALS;
 	return caps;
 }
 
 /* What makes the fields of VMCS_FEATURES exist: any of these bits. */
-static uint32_t features_of(const struct vmx_caps *c)
+static uint64_t features_of(const struct vmx_caps *c)
 {
 	const struct { uint8_t feature; uint32_t allowed, bits; } table[] = {
 		{ VMCS_FEATURE_ALWAYS, 1, 1 },
@@ -107,7 +128,7 @@ static uint32_t features_of(const struct vmx_caps *c)
 		{ VMCS_FEATURE_PML, c->secondary.may, SECONDARY_PML },
 		{ VMCS_FEATURE_APIC_ACCESSES, c->secondary.may, SECONDARY_APIC_ACCESSES },
 		{ VMCS_FEATURE_VMFUNC, c->secondary.may, SECONDARY_VMFUNC },
-		{ VMCS_FEATURE_EPTP_LIST, c->vmfunc & 1 ? c->secondary.may : 0, SECONDARY_VMFUNC },
+		{ VMCS_FEATURE_EPTP_LIST, c->vmfunc & VMFUNC_EPTP_SWITCHING ? c->secondary.may : 0, SECONDARY_VMFUNC },
 		{ VMCS_FEATURE_EPT, c->secondary.may, SECONDARY_EPT },
 		{ VMCS_FEATURE_SHADOW_VMCS, c->secondary.may, SECONDARY_SHADOW_VMCS },
 		{ VMCS_FEATURE_XSAVES, c->secondary.may, SECONDARY_XSAVES },
@@ -123,8 +144,10 @@ static uint32_t features_of(const struct vmx_caps *c)
 		{ VMCS_FEATURE_HOST_PERF, c->exit.may, VMEXIT_LOAD_PERF_GLOBAL },
 		{ VMCS_FEATURE_BNDCFGS, c->entry.may, VMENTRY_LOAD_BNDCFGS },
 		{ VMCS_FEATURE_BNDCFGS, c->exit.may, VMEXIT_CLEAR_BNDCFGS },
+		{ VMCS_FEATURE_EPT_VE, c->secondary.may, SECONDARY_EPT_VE },
+		{ VMCS_FEATURE_CR3_TARGETS, MISC_CR3_TARGETS(c->misc), ~0u },
 	};
-	uint32_t features = 0;
+	uint64_t features = 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
 		if (table[i].allowed & table[i].bits)
 			features |= BIT(table[i].feature);
@@ -132,7 +155,7 @@ static uint32_t features_of(const struct vmx_caps *c)
 }
 
 /* The highest index among the fields that exist, where VMCS_ENUM has it. */
-static uint64_t vmcs_enum_of(uint32_t features)
+static uint64_t vmcs_enum_of(uint64_t features)
 {
 	unsigned highest = 0;
 	for (unsigned i = 0; i < vmcs_field_count; i++)
@@ -145,7 +168,8 @@ void vmx_caps_init(struct vmx_caps *c)
 {
 	*c = (struct vmx_caps){
 		.basic = VMX_REVISION | (uint64_t)VMCS12_SIZE << 32 | 6ull << 50 | BASIC_INS_OUTS_INFO | VMX_BASIC_TRUE_CONTROLS,
-		.misc = MISC_TIMER_RATE | MISC_STORE_LMA | MISC_ACTIVITY_HLT | MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_VMWRITE_ANY,
+		.misc = MISC_TIMER_RATE | MISC_STORE_LMA | MISC_ACTIVITY_HLT | MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_VMWRITE_ANY |
+		        (params.cr3_targets ? CR3_TARGETS << 16 : 0),
 		.cr0_fixed0 = CR0_PE | CR0_NE | CR0_PG, .cr0_fixed1 = 0xffffffff,
 		.cr4_fixed0 = CR4_VMXE, .cr4_fixed1 = CR4_KNOWN,
 	};
@@ -156,9 +180,9 @@ void vmx_caps_init(struct vmx_caps *c)
 	for (unsigned i = 0; i < ARRAY_SIZE(implemented); i++)
 		if (!implemented[i].param || *implemented[i].param)
 			group_of(c, implemented[i].group)->may |= implemented[i].bits;
-	if (!(c->secondary.may & SECONDARY_EPT))
-		c->secondary.may &= ~SECONDARY_UNRESTRICTED;
 	c->ept_vpid = ept_vpid_implemented(c);
+	c->vmfunc = c->secondary.may & SECONDARY_VMFUNC ? VMFUNC_EPTP_SWITCHING : 0;
+	drop_without_ept(c);
 	c->features = features_of(c);
 	c->vmcs_enum = vmcs_enum_of(c->features);
 }
@@ -316,10 +340,9 @@ static void make_consistent(struct vmx_caps *c)
 {
 	if (!(c->primary.may & PRIMARY_SECONDARY))
 		c->secondary = (struct vmx_controls){ 0, 0 };
-	if (!(c->secondary.may & SECONDARY_EPT)) {
-		c->ept_vpid &= ~0xffffffffull;
-		c->secondary.may &= ~SECONDARY_UNRESTRICTED;
-	}
+	drop_without_ept(c);
+	if (!(c->secondary.may & SECONDARY_VMFUNC))
+		c->vmfunc = 0;
 	if (!(c->secondary.may & SECONDARY_VPID))
 		c->ept_vpid &= 0xffffffffull;
 }

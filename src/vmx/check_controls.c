@@ -3,6 +3,7 @@
  * the processor has changed anything. One function per group of rules; a rule
  * about a feature that is not in use is fine.
  */
+#include "cpu/walk.h"
 #include "vmx/checks.h"
 
 /* ---- VM-execution controls ---- */
@@ -108,15 +109,11 @@ static bool check_vpid(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 
 bool vmx_eptp_ok(const struct vmx_vcpu *v, uint64_t eptp)
 {
-	uint64_t caps = v->caps.ept_vpid;
-	unsigned memory_type = eptp & 7, levels = (eptp >> 3 & 7) + 1;
+	const char *fault = eptp_fault(v->caps.ept_vpid, v->cpu->maxphyaddr, eptp);
 
-	REQUIRE((memory_type == 0 && (caps & EPT_CAP_UC)) || (memory_type == 6 && (caps & EPT_CAP_WB)));
-	REQUIRE((levels == 4 && (caps & EPT_CAP_WALK4)) || (levels == 5 && (caps & EPT_CAP_WALK5)));
-	REQUIRE(!(eptp & BIT(6)) || (caps & EPT_CAP_AD));
-	REQUIRE(!(eptp & 0xf80));
-	REQUIRE(vmx_pa_ok(v, eptp & PAGE_MASK_4K, PAGE_SIZE_4K));
-	return true;
+	if (fault)
+		trace(vmx, "EPT pointer %#llx: %s", (unsigned long long)eptp, fault);
+	return !fault;
 }
 
 static bool check_ept(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
@@ -134,12 +131,19 @@ static bool check_ept(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 	return vmx_eptp_ok(v, vmcs->ept_pointer);
 }
 
+static bool check_virtualization_exception(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
+{
+	if (vmcs12_secondary(vmcs) & SECONDARY_EPT_VE)
+		REQUIRE(vmx_pa_ok(v, vmcs->ve_info_address, PAGE_SIZE_4K));
+	return true;
+}
+
 static bool check_vm_functions(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 {
 	if (!(vmcs12_secondary(vmcs) & SECONDARY_VMFUNC))
 		return true;
 	REQUIRE(!(vmcs->vm_function_control & ~v->caps.vmfunc));
-	if (vmcs->vm_function_control & 1) {         /* EPTP switching */
+	if (vmcs->vm_function_control & VMFUNC_EPTP_SWITCHING) {
 		REQUIRE(vmcs12_secondary(vmcs) & SECONDARY_EPT);
 		REQUIRE(vmx_pa_ok(v, vmcs->eptp_list_address, PAGE_SIZE_4K));
 	}
@@ -249,8 +253,8 @@ bool vmx_check_controls(struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 {
 	static bool (*const checks[])(const struct vmx_vcpu *, const struct vmcs12 *) = {
 		check_reserved_bits, check_cr3_targets, check_bitmaps, check_tpr_shadow, check_apic_virtualization,
-		check_posted_interrupts, check_nmi_controls, check_vpid, check_ept, check_vm_functions, check_tsc_scaling,
-		check_exit_controls, check_entry_controls, check_event_injection,
+		check_posted_interrupts, check_nmi_controls, check_vpid, check_ept, check_virtualization_exception, check_vm_functions,
+		check_tsc_scaling, check_exit_controls, check_entry_controls, check_event_injection,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(checks); i++)

@@ -57,7 +57,7 @@ static bool instruction_intercepted(uint32_t reason)
 
 static bool address_fault(uint32_t reason)
 {
-	return reason == EXIT_EPT_VIOLATION || reason == EXIT_EPT_MISCONFIG || reason == EXIT_APIC_ACCESS;
+	return reason == EXIT_EPT_VIOLATION || reason == EXIT_EPT_MISCONFIG || reason == EXIT_APIC_ACCESS || reason == EXIT_PML_FULL;
 }
 
 /*
@@ -165,6 +165,19 @@ static uint64_t saved_pending_debug(const struct cpu *cpu, uint32_t interruptibi
 	return pending;
 }
 
+/* What the processor itself changes in the VMCS: the log's index, and the EPT pointer by VMFUNC. */
+static void save_ept(struct vmx_vcpu *v)
+{
+	const struct control_block *ctl = &v->vmcs02;
+
+	if (ctl->secondary & SECONDARY_PML)
+		v->vmcs12.guest_pml_index = ctl->pml_index;
+	if (ctl->secondary & SECONDARY_EPT)
+		v->vmcs12.ept_pointer = ctl->eptp;
+	if (ctl->secondary & SECONDARY_EPT_VE)
+		v->vmcs12.eptp_index = ctl->eptp_index;
+}
+
 static void save_guest_state(struct vmx_vcpu *v, bool vectoring)
 {
 	struct vmcs12 *vmcs = &v->vmcs12;
@@ -173,6 +186,7 @@ static void save_guest_state(struct vmx_vcpu *v, bool vectoring)
 	save_control_registers(v);
 	save_msrs(v);
 	save_segments(v);
+	save_ept(v);
 	vmcs->guest_rip = cpu->rip;
 	vmcs->guest_rsp = cpu->gpr[REG_RSP];
 	vmcs->guest_rflags = cpu->rflags;

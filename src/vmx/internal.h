@@ -30,7 +30,7 @@ struct vmx_caps {
 	uint64_t basic, misc, ept_vpid, vmcs_enum, vmfunc;
 	struct vmx_controls pin, primary, secondary, exit, entry;
 	uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
-	uint32_t features;               /* bit per enum vmcs_feature: the fields that exist */
+	uint64_t features;               /* bit per enum vmcs_feature: the fields that exist */
 	bool first_generation;           /* the client's narrowing was below any processor: see capabilities.c */
 };
 

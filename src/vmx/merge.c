@@ -28,6 +28,27 @@ static void merge_addresses(struct control_block *ctl, const struct vmcs12 *vmcs
 	ctl->vapic = NULL;
 }
 
+static void merge_ept(struct control_block *ctl, const struct vmcs12 *vmcs, const struct vmx_caps *caps)
+{
+	ctl->ept_caps = caps->ept_vpid;
+	ctl->pml_gpa = vmcs->pml_address;
+	ctl->pml_index = vmcs->guest_pml_index;
+	ctl->ve_info_gpa = vmcs->ve_info_address;
+	ctl->eptp_index = vmcs->eptp_index;
+	ctl->vm_functions = vmcs->vm_function_control;
+	ctl->eptp_list_gpa = vmcs->eptp_list_address;
+}
+
+static void merge_cr3_targets(struct control_block *ctl, const struct vmcs12 *vmcs)
+{
+	const uint64_t values[] = { vmcs->cr3_target_value0, vmcs->cr3_target_value1, vmcs->cr3_target_value2,
+	                            vmcs->cr3_target_value3 };
+
+	_Static_assert(sizeof(values) == sizeof(ctl->cr3_target), "four values");
+	memcpy(ctl->cr3_target, values, sizeof(values));
+	ctl->cr3_target_count = vmcs->cr3_target_count;
+}
+
 static void merge_fixed_bits(struct control_block *ctl, const struct vmx_caps *caps)
 {
 	ctl->in_vmx_root_or_non_root = true;
@@ -56,11 +77,12 @@ void vmx_merge(struct vmx_vcpu *v)
 	ctl->cr4_mask = vmcs->cr4_guest_host_mask;
 	ctl->cr0_shadow = vmcs->cr0_read_shadow;
 	ctl->cr4_shadow = vmcs->cr4_read_shadow;
-	ctl->cr3_target_count = 0;               /* vmcs12 has no fields for the values */
 	ctl->tpr_threshold = vmcs->tpr_threshold;
 	ctl->xss_exit_bitmap = vmcs->xss_exit_bitmap;
 	merge_time(ctl, vmcs);
 	merge_addresses(ctl, vmcs);
+	merge_ept(ctl, vmcs, &v->caps);
+	merge_cr3_targets(ctl, vmcs);
 	merge_fixed_bits(ctl, &v->caps);
 }
 

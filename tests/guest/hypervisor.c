@@ -57,6 +57,25 @@ static void msr_set(struct hv *h, uint32_t index, uint64_t value)
 	check_equal(guest_ioctl(h->g.vcpu[0], KVM_SET_MSRS, &m), 1);
 }
 
+static struct { uint32_t msr; uint64_t bits; } narrowed;
+
+void hv_narrow(uint32_t msr, uint64_t bits)
+{
+	narrowed.msr = msr;
+	narrowed.bits = bits;
+}
+
+static void narrow(struct hv *h)
+{
+	struct { struct kvm_msrs head; struct kvm_msr_entry e; } m = { .head.nmsrs = 1, .e.index = narrowed.msr };
+
+	if (!narrowed.msr)
+		return;
+	guest_ioctl(h->g.vcpu[0], KVM_GET_MSRS, &m);
+	msr_set(h, narrowed.msr, m.e.data & ~narrowed.bits);
+	narrowed.msr = 0;
+}
+
 /* The controls of a group that L1 sees itself: it goes by KVM's own view only for a client that narrows nothing. */
 static uint64_t allowed(struct hv *h, uint32_t msr, bool first_generation)
 {
@@ -246,6 +265,7 @@ void hv_create(struct hv *h, unsigned options, struct hv_controls extra, const u
 	h->gpr = at(h, GPRS);
 	if (options & HV_FIRST_GENERATION)
 		offer_nothing(h);
+	narrow(h);
 	*at(h, WRITES) = ~0ull;
 	for (unsigned i = 0; i < FIELDS; i++)
 		at(h, LIST)[i] = encodings[i];
@@ -278,10 +298,21 @@ uint32_t hv_run(struct hv *h)
 
 	if (port == 0xe1)
 		printf("# VMWRITE of field %llx failed\n", guest_regs(&h->g, 0).rax);
+	if (port == 0xe0) {
+		h->error = guest_regs(&h->g, 0).rax;
+		check_equal(guest_run(&h->g, 0), KVM_EXIT_IO);   /* to the next command */
+	}
 	if (port != 0xe2)
 		return HV_FAILED;
 	h->launched |= !(reason & EXIT_ENTRY_FAILURE);
 	return reason;
+}
+
+uint32_t hv_error(struct hv *h)
+{
+	h->error = 0;
+	hv_run(h);
+	return h->error;
 }
 
 uint32_t hv_skip(struct hv *h)

@@ -30,7 +30,7 @@ enum hv_option {
 };
 
 /* L2's registers, in the processor's numbering; RSP and RIP are VMCS fields. */
-struct hv { struct guest g; uint64_t *gpr; bool launched; };
+struct hv { struct guest g; uint64_t *gpr; bool launched; uint32_t error /* of the last VM entry that failed */; };
 
 /* In the order of their group's bits: controls that are wanted beyond those that must be. */
 struct hv_controls { uint32_t pin, primary, secondary, exit, entry; };
@@ -39,12 +39,15 @@ void hv_create(struct hv *h, unsigned options, struct hv_controls extra, const u
 /* hv_create_with(h, options, code, controls) */
 #define hv_create_with(h, options, name, ...) hv_create(h, options, __VA_ARGS__, name##_start, name##_end - name##_start)
 void hv_destroy(struct hv *h);
+/* The client of the next hv_create() takes bits away from a capability MSR. */
+void hv_narrow(uint32_t msr, uint64_t bits);
 
 void hv_set(struct hv *h, enum hv_field f, uint64_t value);      /* VMWRITE before the next VM entry */
 uint64_t hv_get(struct hv *h, enum hv_field f);                  /* as VMREAD at the last VM exit */
-/* VM entry, until the next exit: its reason; or HV_FAILED: VMfail, with the error in F_vm_instruction_error. */
+/* VM entry, until the next exit: its reason; or HV_FAILED: VMfail, or a port that is the client's. */
 enum { HV_FAILED = 0xfffffff };
 uint32_t hv_run(struct hv *h);
+uint32_t hv_error(struct hv *h);         /* VM entry that fails: its VM-instruction error, or 0 */
 uint32_t hv_skip(struct hv *h);          /* past the instruction that exited, then hv_run() */
 void hv_take_interrupts(struct hv *h);   /* L1 sets RFLAGS.IF for a moment */
 uint64_t hv_interrupts(struct hv *h);    /* that L1 has taken */

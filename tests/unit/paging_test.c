@@ -368,6 +368,7 @@ static void machine_ept(uint64_t eptp_bits)
 	ctl.non_root = true;
 	ctl.secondary = SECONDARY_EPT;
 	ctl.eptp = EPML4 | 3 << 3 | 6 | eptp_bits;
+	ctl.ept_caps = EPT_CAP_EXEC_ONLY | EPT_CAP_2M | EPT_CAP_1G;
 	q(EPML4)[0] = EPDPT | 7;
 	q(EPDPT)[0] = EPD | 7;
 	q(EPD)[0] = EPT0 | 7;

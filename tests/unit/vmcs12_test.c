@@ -45,6 +45,9 @@ static const struct { uint16_t encoding, offset; } abi[] = {
 	{ 0x6c02, 592 }, { 0x6c04, 600 }, { 0x6c06, 608 }, { 0x6c08, 616 }, { 0x6c0a, 624 }, { 0x6c0c, 632 },
 	{ 0x6c0e, 640 }, { 0x6c10, 648 }, { 0x6c12, 656 }, { 0x6c14, 664 }, { 0x6c16, 672 }, { 0x6c18, 680 },
 	{ 0x6c1a, 688 }, { 0x6c1c, 696 },
+	/* not KVM's: where it keeps nothing, or no longer does */
+	{ 0x0004, 1024 }, { 0x202a, 1032 }, { 0x2030, 1040 }, { 0x4020, 1048 }, { 0x4022, 1052 }, { 0x4024, 1056 },
+	{ 0x6008, 376 }, { 0x600a, 384 }, { 0x600c, 392 }, { 0x600e, 400 },
 };
 
 static struct vmcs12 vmcs;
@@ -74,7 +77,7 @@ static void test_encodings(void)
 		found += exists && !high;
 		halves += exists && high;
 	}
-	EXPECT(found == ARRAY_SIZE(abi) && halves == 37, "%u fields, %u halves", found, halves);
+	EXPECT(found == ARRAY_SIZE(abi) && halves == 39, "%u fields, %u halves", found, halves);
 	bool high;
 	EXPECT(!vmcs_field_find(0x10000, &high) && !vmcs_field_find(0x100000000ull, &high), "wide encodings");
 }
@@ -134,7 +137,7 @@ static void test_supported(void)
 	EXPECT((msr(&c, 0x482) >> 32 & 0xa1b99e8c) == 0xa1b99e8c, "kvm_intel's and Xen's primary controls");
 	EXPECT(msr(&c, 0x48a) == 0x32, "VMCS_ENUM with TSC scaling");
 	EXPECT((msr(&c, 0x485) & 31) == 5, "timer rate");
-	EXPECT(!(c.secondary.may & (SECONDARY_X2APIC | SECONDARY_VIRTUAL_INTR | SECONDARY_PML | SECONDARY_VMFUNC)), "not implemented");
+	EXPECT(!(c.secondary.may & (SECONDARY_X2APIC | SECONDARY_VIRTUAL_INTR)), "not implemented");
 	for (uint32_t i = 0x480; i <= 0x491; i++)
 		msr(&c, i);
 	uint64_t value;
@@ -182,15 +185,21 @@ static void test_other_narrowing(void)
 
 	EXPECT(!vmx_caps_write(&c, 0x485, misc ^ 1), "timer rate");
 	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 16), "CR3 targets");
+	EXPECT(vmx_caps_write(&c, 0x485, misc & ~(0x1ffull << 16)) && vmx_caps_write(&c, 0x485, misc), "fewer CR3 targets");
 	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 25), "MSR lists");
 	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 32), "MSEG");
 	EXPECT(!vmx_caps_write(&c, 0x485, misc | BIT(7)) && !vmx_caps_write(&c, 0x485, misc | BIT(14)), "states, PT");
 	EXPECT(vmx_caps_write(&c, 0x485, misc & ~BIT(6)), "HLT state lost");
 
 	EXPECT(vmx_caps_write(&c, 0x48c, 0) && vmx_caps_write(&c, 0x48c, ept), "EPT_VPID_CAP");
-	EXPECT(!vmx_caps_write(&c, 0x48c, ept | EPT_CAP_WALK5), "5-level EPT");
+	EXPECT(!vmx_caps_write(&c, 0x48c, ept | EPT_CAP_UC), "uncached EPT structures");
 	EXPECT(vmx_caps_write(&c, 0x48a, 0x2e) && msr(&c, 0x48a) == 0x2e, "VMCS_ENUM");
+	params.vmfunc = false;
+	vmx_caps_init(&c);
 	EXPECT(vmx_caps_write(&c, 0x491, 0) && !vmx_caps_write(&c, 0x491, 1), "VMFUNC");
+	params.vmfunc = true;
+	vmx_caps_init(&c);
+	EXPECT(!vmx_caps_write(&c, 0x491, 2) && vmx_caps_write(&c, 0x491, 0) && vmx_caps_write(&c, 0x491, 1), "VMFUNC");
 }
 
 /* What QEMU writes for `-cpu qemu64,+vmx`. */
@@ -251,7 +260,12 @@ static void test_consistency(void)
 	params.ept = false;
 	vmx_caps_init(&c);
 	EXPECT(!(c.secondary.may & (SECONDARY_EPT | SECONDARY_UNRESTRICTED)) && !(uint32_t)c.ept_vpid, "ept=0");
+	EXPECT(!(c.secondary.may & (SECONDARY_PML | SECONDARY_EPT_VE | SECONDARY_MBEC)) && !c.vmfunc, "what needs EPT");
 	params.ept = true;
+	params.ept_ad = false;
+	vmx_caps_init(&c);
+	EXPECT(!(c.secondary.may & SECONDARY_PML) && !(c.ept_vpid & EPT_CAP_AD), "eptad=0");
+	params.ept_ad = true;
 	params.preemption_timer = false;
 	vmx_caps_init(&c);
 	EXPECT(!(c.pin.may & PIN_PREEMPTION_TIMER) && !(c.exit.may & VMEXIT_SAVE_PREEMPTION_TIMER), "preemption_timer=0");

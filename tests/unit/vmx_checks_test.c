@@ -135,7 +135,8 @@ static void test_addresses(void)
 	CASE(PASS, SECONDARY |= SECONDARY_APIC_ACCESSES; vmcs.apic_access_addr = TOO_HIGH - 0x1000);
 	CASE(CONTROLS, SECONDARY |= SECONDARY_APIC_ACCESSES; vmcs.apic_access_addr = TOO_HIGH);
 	CASE(CONTROLS, SECONDARY |= SECONDARY_APIC_ACCESSES; vmcs.apic_access_addr = 0x10);
-	CASE(CONTROLS, vmcs.cr3_target_count = 1);
+	CASE(PASS, vmcs.cr3_target_count = 4);
+	CASE(CONTROLS, vmcs.cr3_target_count = 5);
 	CASE(CONTROLS, SECONDARY |= SECONDARY_VPID; vmcs.virtual_processor_id = 0);
 	CASE(PASS, SECONDARY |= SECONDARY_VPID; vmcs.virtual_processor_id = 1);
 	CASE(CONTROLS, SECONDARY |= SECONDARY_TSC_SCALING; vmcs.tsc_multiplier = 0);
@@ -175,7 +176,7 @@ static void test_eptp(void)
 	for (unsigned type = 1; type < 8; type++)
 		CASE(type == 6 ? PASS : CONTROLS, vmcs.ept_pointer = (vmcs.ept_pointer & ~7ull) | type);
 	for (unsigned levels = 0; levels < 8; levels++)
-		CASE(levels == 3 ? PASS : CONTROLS, vmcs.ept_pointer = (vmcs.ept_pointer & ~0x38ull) | levels << 3);
+		CASE(levels == 3 || levels == 4 ? PASS : CONTROLS, vmcs.ept_pointer = (vmcs.ept_pointer & ~0x38ull) | levels << 3);
 	CASE(PASS, vmcs.ept_pointer |= 1 << 6);
 	for (unsigned bit = 7; bit < 12; bit++)
 		CASE(CONTROLS, vmcs.ept_pointer |= BIT(bit));

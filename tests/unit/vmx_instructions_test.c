@@ -210,7 +210,7 @@ static void test_fields(void)
 	EXPECT(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
 	EXPECT(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT && vmwrite(0x4fff, 0) == VMXERR_UNSUPPORTED_COMPONENT);
 	EXPECT(vmread(0x10000681e) == VMXERR_UNSUPPORTED_COMPONENT);
-	EXPECT(vmread(0x200e) == VMXERR_UNSUPPORTED_COMPONENT);         /* PML is not offered */
+	EXPECT(vmread(0x2016) == VMXERR_UNSUPPORTED_COMPONENT);         /* posted interrupts are not offered */
 	EXPECT(vmwrite(0x4816, 0xffffffff) == 0 && vmread(0x4816) == 0 && operand == 0x1f0ff);
 	EXPECT(vmwrite(0x4402, 7) == 0 && vmread(0x4402) == 0 && operand == 7);
 	v->caps.misc &= ~VMX_MISC_VMWRITE_ANY;
@@ -354,7 +354,7 @@ static void test_msrs(void)
 	EXPECT(vmx_msr_read(v, 0x3a, &value, false) == 0 && value == 5);
 	EXPECT(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x492, &value, false) == 2);
 	EXPECT(vmx_msr_read(v, 0x489, &value, false) == 0 && value == (CR4_PAE | CR4_VMXE | CR4_PCE));
-	EXPECT(vmx_msr_read(v, 0x491, &value, false) == 1 && vmx_msr_read(v, 0x491, &value, true) == 0);
+	EXPECT(vmx_msr_read(v, 0x491, &value, false) == 0 && vmx_msr_read(v, 0x491, &value, true) == 0 && value == 1);
 	EXPECT(vmx_msr_read(v, 0x48d, &value, false) == 0);
 	EXPECT(RUN(VMXON, VMXON_AT) == 0 && vmx_msr_write(v, 0x48c, 0, true) == 1);
 	/* The client's reset takes the vCPU out of VMX operation, whatever is locked. */

@@ -1,0 +1,52 @@
+/* cpu/paging -- one walk through one set of paging structures: what walk.c (the guest's) and ept.c share. */
+#ifndef ANYKVM_PAGING_H
+#define ANYKVM_PAGING_H
+
+#include "cpu/walk.h"
+
+#define ADDR_MASK 0xffffffffff000ull
+#define EPTP_AD 0x40ull              /* accessed and dirty flags */
+
+enum { LEVELS = 5 };
+
+struct level {
+	uint8_t shift, bits;             /* of the linear address: where its index lies */
+	bool large;                      /* PS makes it a leaf */
+	uint64_t reserved_table, reserved_large;
+};
+
+struct paging {
+	struct level level[LEVELS];
+	uint8_t levels, entry_size;
+	uint64_t present;                /* present if any of these is set */
+	uint64_t reserved;               /* in every entry */
+	uint64_t accessed, dirty;        /* 0: the mode has no such flags */
+	bool ept;
+};
+
+/* What one walk has met, level by level. */
+struct trail {
+	uint64_t gpa[LEVELS], entry[LEVELS];
+	void *host[LEVELS];
+	unsigned depth;                  /* entries met */
+	uint64_t all, any;               /* AND and OR of the entries */
+	uint64_t address;                /* where the walk ends */
+	uint8_t shift;
+};
+
+enum step { STEP_OK, STEP_NOT_PRESENT, STEP_RESERVED, STEP_SECOND /* w->second tells */, STEP_AGAIN };
+
+enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr, struct trail *t);
+/* Sets the flags along a trail whose checks have passed. */
+enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging *p, struct trail *t, bool write);
+
+/* ---- ept.c ---- */
+
+/* Rules of EPT entries beyond reserved bits. */
+bool ept_entry_bad(const struct cpu *cpu, uint64_t entry, bool leaf);
+/* The end of every walk: from w->gpa to w->pa, rights narrowed by EPT's. */
+enum walk_outcome ept_walk_target(struct cpu *cpu, struct walk *w);
+/* Turns what EPT made of an access into #VE or a VM exit. */
+_Noreturn void ept_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome outcome);
+
+#endif
