@@ -10,9 +10,10 @@
 static bool code64(const struct translation_unit *u) { return (u->mode & MODE_CODE_MASK) == MODE_CODE64; }
 static unsigned stack_bytes(const struct translation_unit *u) { return code64(u) ? 8 : 4; }
 
-static bool same_page(const struct translation_unit *u, uint64_t rip)
+/* Can the block at rip be linked to? Not if it may straddle: then the second page must be proved mapped, too. */
+static bool can_link(const struct translation_unit *u, uint64_t rip)
 {
-	return !u->block->source2 && (rip ^ u->block->rip) < 4096 && !((rip ^ u->block->rip) & ~4095ull);
+	return !u->block->source2 && !((rip ^ u->block->rip) & ~4095ull) && (rip & 4095) <= 4096 - 15;
 }
 
 /* The code that an unlinked exit runs. place: the jump that is to be linked. */
@@ -43,13 +44,17 @@ static void put_far_goto(struct translation_unit *u, uint64_t rip)
 	put_rip(u, rip);
 	if (!cpu_canonical(u->cpu, rip))
 		put_store_imm64(e, AT(e, branch_rip), 0);
+	if (u->mode & XMODE_ONE) {                               /* whoever asked for one instruction wants to see its end */
+		put_jmp_to(e, u->engine->stub_leave);
+		return;
+	}
 	put_load(e, H_R14, AT(e, jump_cache));
 	put_op_mem(e, 0, 0xff, 4, mem_base(H_R14, jump_cache_index(rip) * 8));
 }
 
 void put_goto(struct translation_unit *u, uint64_t rip)
 {
-	if (same_page(u, rip))
+	if (can_link(u, rip))
 		put_exit_stub(u, put_jmp(&u->e), rip);
 	else
 		put_far_goto(u, rip);
@@ -58,7 +63,7 @@ void put_goto(struct translation_unit *u, uint64_t rip)
 /* The same for a jump that is already emitted at place. */
 void put_goto_from(struct translation_unit *u, uint8_t *place, uint64_t rip)
 {
-	if (same_page(u, rip)) {
+	if (can_link(u, rip)) {
 		put_exit_stub(u, place, rip);
 		return;
 	}
@@ -79,6 +84,10 @@ static void put_indirect(struct translation_unit *u, const struct xinsn *x)
 	if (code64(u))
 		put_store_imm64(e, AT(e, branch_rip), x->rip);
 	put_store(e, H_R13, AT(e, rip));
+	if (u->mode & XMODE_ONE) {
+		put_jmp_to(e, u->engine->stub_leave);
+		return;
+	}
 	put_load(e, H_R14, AT(e, jump_cache));
 	put_pext(e, H_R13, H_R13, AT_SPILL(e, SPILL_JUMP_MASK));
 	put_op_mem(e, 0, 0xff, 4, mem_index(H_R14, H_R13, 3, 0));
@@ -267,7 +276,7 @@ void put_rule(struct translation_unit *u, struct xinsn *x)
 	put_mov_imm(e, H_R14, (uintptr_t)x->rule);
 	put_store(e, H_R13, AT(e, cur_insn));
 	if (x->rule_flags & RULE_ENDS)
-		put_jmp_to(e, u->engine->stub_rule_end);
+		put_jmp_to(e, u->mode & XMODE_ONE ? u->engine->stub_rule_end : u->engine->stub_rule_next);
 	else
 		put_call_to(e, u->engine->stub_call);
 }

@@ -6,10 +6,10 @@
  *
  * A block is keyed by the host address of its first byte (which stands for
  * the guest-physical one), its guest RIP and its mode word. Blocks end at a
- * page's end; an instruction that straddles two pages is a block of its own,
- * never linked to. Direct links join blocks of one page only, so that
- * executing the one proves that the other is mapped; all else goes through
- * the jump cache, which is tied to a TLB context.
+ * page's end; an instruction that straddles two pages is a block of its own.
+ * Direct links join blocks of one page only, so that executing the one proves
+ * that the other is mapped; all else goes through the jump cache, which is
+ * tied to a TLB context.
  */
 #ifndef ANYKVM_XLAT_INTERNAL_H
 #define ANYKVM_XLAT_INTERNAL_H
@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 32, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 512, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 1024, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
@@ -34,7 +34,7 @@ enum { SPILL_HOST_RSP = 4, SPILL_TARGET = 5, SPILL_SCRATCH = 6, SPILL_JUMP_MASK 
 
 /* cpu->exit_id: why generated code came back to engine_run(). */
 enum { EXITED_NEXT = 0xfffffff0u,        /* go on at next_rip (a rule ended the block) */
-       EXITED_LOOKUP,                    /* go on at rip (jump cache missed) */
+       EXITED_LOOKUP,                    /* go on at rip */
        EXITED_POLL,                      /* poll word set; at rip */
        EXITED_SIGNAL };                  /* below these: index of a block exit to be linked */
 
@@ -86,9 +86,9 @@ struct block {
 
 struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; uint32_t epoch; /* when last compared */ };
 
+struct jump_cache_key { uint64_t context, selected; uint32_t mode; };
 struct jump_cache {
-	uint64_t context, selected;
-	uint32_t mode, nused;            /* nused > JUMP_CACHE_LISTED: more slots are used than are listed */
+	uint32_t nused;                  /* > JUMP_CACHE_LISTED: more slots are used than are listed */
 	uint16_t used[JUMP_CACHE_LISTED];
 	void *target[JUMP_CACHE_ENTRIES];
 };
@@ -113,8 +113,9 @@ struct engine {
 	unsigned nblocks, max_blocks;
 	struct block_exit **exits;       /* by exit id */
 	unsigned nexits, max_exits;
-	struct jump_cache *jump_caches;
-	struct jump_cache *jump_cache;   /* current */
+	struct jump_cache_key jump_keys[JUMP_CACHE_COUNT];
+	struct jump_cache *jump_caches;  /* one for each key */
+	int jump_cache;                  /* the current one, or -1 */
 	struct quick quick[QUICK_ENTRIES];
 	uint64_t selections;
 	bool flush_wanted;               /* drop everything at the next dispatch */
@@ -123,7 +124,7 @@ struct engine {
 	struct { uint8_t vector; bool fault; } signal;    /* for stub_signal */
 	uint64_t dispatches;
 	/* stubs, writable mapping */
-	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_lookup, *stub_signal;
+	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_signal;
 	void (*enter)(struct cpu *cpu, void *code);
 	struct { uint64_t blocks, insns, invalidated, flushes, slow, links; } stats;
 };
@@ -216,7 +217,8 @@ struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x,
 /* The access at [base + disp] of guest register base, which has a window role. */
 struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
                                      unsigned size, unsigned access);
-void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13, without segment base */
+void put_address(struct translation_unit *u, const struct xinsn *x, int to);    /* of the memory operand, without segment base */
+void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13 */
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x);      /* both, for x's memory operand */
 bool operand_commits(const struct translation_unit *u, const struct xinsn *x);
 void put_commit(struct translation_unit *u, const struct xinsn *x);
@@ -251,6 +253,11 @@ void block_insert(struct engine *en, struct block *b);
 void block_kill(struct engine *en, struct block *b);
 void *meta_alloc(struct engine *en, size_t size);
 bool block_current(const struct block *b);       /* bytes unchanged? */
+/* lookup.c: called by generated code; the host address to go on at */
+void *lookup_branch(struct cpu *cpu);
+void *lookup_next(struct cpu *cpu);      /* NULL: leave */
+bool block_linkable(const struct cpu *cpu, const struct block *b);       /* may other blocks jump to it without the dispatcher? */
+uint64_t straddle_page(const struct cpu *cpu, const struct block *b);    /* linear address of a straddling block's second page */
 /* link.c */
 void jump_caches_clear(struct engine *en);
 void jump_cache_set(struct engine *en, const struct block *b);
@@ -265,6 +272,7 @@ void site_commit(struct cpu *cpu, uint64_t site);
 void careful_begin(struct cpu *cpu, uint64_t info);
 
 static inline uint8_t *to_rx(const struct engine *en, uint8_t *rw) { return rw + (en->rx - en->rw); }
+static inline struct quick *quick_of(struct engine *en, uint64_t rip) { return &en->quick[(rip ^ rip >> 12) & (QUICK_ENTRIES - 1)]; }
 #define PAGE_HASH_OF(host_page) (((uint64_t)(host_page) >> 12) & (PAGE_HASH - 1))
 
 #endif

@@ -50,10 +50,12 @@ static void jump_cache_clear(struct engine *en, struct jump_cache *jc)
 	jc->nused = 0;
 }
 
-/* Jumps to b's address go there from now on. */
+/* Jumps to b's address, which was just fetched from, go there from now on. */
 void jump_cache_set(struct engine *en, const struct block *b)
 {
-	struct jump_cache *jc = en->jump_cache;
+	if (!tlb_jump_may_stay(en->cpu, b->rip) || (b->source2 && !tlb_jump_may_stay(en->cpu, straddle_page(en->cpu, b))))
+		return;
+	struct jump_cache *jc = &en->jump_caches[en->jump_cache];
 	unsigned slot = jump_cache_index(b->rip);
 	if (jc->target[slot] == to_rx(en, en->stub_lookup)) {
 		if (jc->nused < JUMP_CACHE_LISTED)
@@ -67,25 +69,27 @@ void jump_cache_set(struct engine *en, const struct block *b)
 void jump_caches_clear(struct engine *en)
 {
 	for (unsigned i = 0; i < JUMP_CACHE_COUNT; i++)
-		en->jump_caches[i].context = 0;
-	if (en->jump_cache)
-		jump_cache_clear(en, en->jump_cache);
+		if ((int)i != en->jump_cache)
+			en->jump_keys[i].context = 0;
+	if (en->jump_cache >= 0)
+		jump_cache_clear(en, &en->jump_caches[en->jump_cache]);
 }
 
+static bool key_is(const struct jump_cache_key *k, uint64_t context_id, uint32_t mode) { return k->context == context_id && k->mode == mode; }
+
 /* The table for the key: one of JUMP_CACHE_WAYS places, the least recently selected one if it is none of them. */
-static struct jump_cache *jump_cache_find(struct engine *en, uint64_t context_id, uint32_t mode)
+static int jump_cache_find(struct engine *en, uint64_t context_id, uint32_t mode)
 {
 	unsigned set = (context_id * 0x9e3779b97f4a7c15ull >> 40 ^ (mode * 0x85ebca6bu) >> 7) % (JUMP_CACHE_COUNT / JUMP_CACHE_WAYS);
-	struct jump_cache *jc = &en->jump_caches[set * JUMP_CACHE_WAYS], *oldest = jc;
-	for (unsigned way = 0; way < JUMP_CACHE_WAYS; way++) {
-		if (jc[way].context == context_id && jc[way].mode == mode)
-			return &jc[way];
-		if (jc[way].selected < oldest->selected)
-			oldest = &jc[way];
+	unsigned first = set * JUMP_CACHE_WAYS, oldest = first;
+	for (unsigned i = first; i < first + JUMP_CACHE_WAYS; i++) {
+		if (key_is(&en->jump_keys[i], context_id, mode))
+			return i;
+		if (en->jump_keys[i].selected < en->jump_keys[oldest].selected)
+			oldest = i;
 	}
-	oldest->context = context_id;
-	oldest->mode = mode;
-	jump_cache_clear(en, oldest);
+	en->jump_keys[oldest] = (struct jump_cache_key){ .context = context_id, .mode = mode };
+	jump_cache_clear(en, &en->jump_caches[oldest]);
 	return oldest;
 }
 
@@ -94,8 +98,8 @@ void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id)
 	struct engine *en = cpu->engine;
 	if (!en)
 		return;
-	if (!en->jump_cache || en->jump_cache->context != context_id || en->jump_cache->mode != cpu->mode)
+	if (en->jump_cache < 0 || !key_is(&en->jump_keys[en->jump_cache], context_id, cpu->mode))
 		en->jump_cache = jump_cache_find(en, context_id, cpu->mode);
-	en->jump_cache->selected = ++en->selections;
-	cpu->jump_cache = en->jump_cache->target;
+	en->jump_keys[en->jump_cache].selected = ++en->selections;
+	cpu->jump_cache = en->jump_caches[en->jump_cache].target;
 }

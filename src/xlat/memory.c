@@ -29,26 +29,30 @@ void put_rip(struct translation_unit *u, uint64_t rip)
 	put_store_imm64(&u->e, AT(&u->e, rip), rip);
 }
 
-/* r13 = offset of the memory operand, wrapped to its address size. Flags kept. */
-void put_effective_address(struct translation_unit *u, const struct xinsn *x)
+/* to = offset of the memory operand, wrapped to its address size. Uses r13 and r14; flags kept. */
+void put_address(struct translation_unit *u, const struct xinsn *x, int to)
 {
 	struct emit *e = &u->e;
 	const struct insn *in = &x->in;
 	if (in->base < 0 && in->index < 0) {
 		uint64_t a = in->disp;
-		put_mov_imm(e, H_R13, in->addrsize == 8 ? a : in->addrsize == 4 ? (uint32_t)a : (uint16_t)a);
+		put_mov_imm(e, to, in->addrsize == 8 ? a : in->addrsize == 4 ? (uint32_t)a : (uint16_t)a);
 		return;
 	}
 	int base = in->base >= 0 ? put_guest_reg(u, in->base, H_R13) : -1;
 	int index = in->index >= 0 ? put_guest_reg(u, in->index, H_R14) : -1;
 	struct mem_operand m = { base, index, in->scale, (int32_t)in->disp };
-	if (in->addrsize == 8)
-		put_lea(e, H_R13, m);
+	if (in->addrsize == 8 && index < 0 && !m.disp)
+		put_mov(e, to, base);
+	else if (in->addrsize == 8)
+		put_lea(e, to, m);
 	else
-		put_lea32(e, H_R13, m);
+		put_lea32(e, to, m);
 	if (in->addrsize == 2)
-		put_op_reg(e, 0, 0x0fb7, H_R13, H_R13);          /* movzx r13d, r13w */
+		put_op_reg(e, 0, 0x0fb7, to, to);                /* movzx */
 }
+
+void put_effective_address(struct translation_unit *u, const struct xinsn *x) { put_address(u, x, H_R13); }
 
 void put_segment_base(struct translation_unit *u, int seg)
 {
@@ -210,6 +214,14 @@ void put_commit(struct translation_unit *u, const struct xinsn *x)
 	put_call_c(u, x, site_commit, (uintptr_t)site);
 }
 
+static void put_saved_flags_back(struct translation_unit *u, const struct cold *c)
+{
+	if (!c->flags_saved)
+		return;
+	put_flags_from_ax(&u->e);
+	put_load(&u->e, H_RAX, AT_SPILL(&u->e, 0));
+}
+
 /*
  * At cold code of a TLB miss r14 is the entry, r13 the address less its tag;
  * flags may be in AX. slow_access() chooses how it goes on: back to the hot
@@ -220,11 +232,16 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 	struct emit *e = &u->e;
 	struct engine *en = u->engine;
 	size_t tag = c->write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
-	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
-	if (c->flags_saved) {
-		put_flags_from_ax(e);
-		put_load(e, H_RAX, AT_SPILL(e, 0));
+	if (c->kind == COLD_WINDOW) {
+		put_alu_imm(e, 1, 7, H_R13, 4095);               /* cmp: the page hits, so the span crosses its end */
+		uint8_t *miss = put_jcc(e, 7);
+		put_saved_flags_back(u, c);
+		c->site->copy = to_rx(en, e->p);
+		put_goto_without_windows(u, c->rip);
+		patch_rel32(miss, e->p);
 	}
+	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
+	put_saved_flags_back(u, c);
 	put_store(e, H_R13, AT(e, slow_addr));
 	put_mov_imm(e, H_R13, (uintptr_t)c->site);
 	put_jmp_to(e, en->stub_slow);
@@ -232,8 +249,6 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 		c->site->back = to_rx(en, e->p);
 		put_mov(e, c->window, H_R14);
 		put_jmp_to(e, c->back);
-		c->site->copy = to_rx(en, e->p);
-		put_goto_without_windows(u, c->rip);
 		return;
 	}
 	c->site->back = to_rx(en, c->back);

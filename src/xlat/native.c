@@ -177,6 +177,17 @@ static int temp_for(struct translation_unit *u, const struct xinsn *x, struct re
 	return borrow(u, x, r, false);
 }
 
+/* Does what the register held matter? BSF and BSR of zero may leave it alone. */
+static bool gpr_read(const struct xinsn *x, int guest)
+{
+	if (x->in.map == 1 && (x->in.opcode == 0xbc || x->in.opcode == 0xbd))
+		return true;
+	for (int f = 0; f < FIELD_COUNT; f++)
+		if (x->field[f].gpr == guest && x->field[f].read)
+			return true;
+	return false;
+}
+
 /* Gives every general-register field its host register, loading homeless ones. */
 static void rename_fields(struct translation_unit *u, const struct xinsn *x, struct renaming *r, uint32_t scratch)
 {
@@ -200,7 +211,8 @@ static void rename_fields(struct translation_unit *u, const struct xinsn *x, str
 			continue;
 		r->host[f] = temp_for(u, x, r, &scratch);
 		r->temp[f] = g;
-		put_load(&u->e, r->host[f], AT_GPR(&u->e, g));
+		if (gpr_read(x, g))
+			put_load(&u->e, r->host[f], AT_GPR(&u->e, g));
 	}
 }
 
@@ -295,6 +307,69 @@ void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_o
 	put_return_borrowed(u, &fields);
 }
 
+/* ADD to CMP, TEST and MOV between two registers: the same with the operands' roles exchanged. */
+static bool turned(uint8_t opcode, uint8_t *other)
+{
+	*other = opcode == 0x84 || opcode == 0x85 ? opcode : opcode ^ 2;
+	return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x84 || opcode == 0x85 || (opcode >= 0x88 && opcode <= 0x8b);
+}
+
+/* Does the instruction do the same with its r/m operand in memory, flags and all? */
+static bool rm_may_be_memory(const struct insn *in)
+{
+	uint8_t op = in->opcode, other;
+	if (in->encoding != ENC_LEGACY || in->lock || in->rep)
+		return false;
+	if (in->map == 1)
+		return (op & 0xf0) == 0x40 || (op & 0xf0) == 0x90 || op == 0xaf || (op & 0xf6) == 0xb6;      /* CMOV, SET, IMUL, MOVZX, MOVSX */
+	if (in->map)
+		return false;
+	switch (op) {
+	case 0x63: case 0x69: case 0x6b: case 0x80: case 0x81: case 0x83: case 0xc0: case 0xc1: case 0xc6: case 0xc7:
+	case 0xd0: case 0xd1: case 0xd2: case 0xd3: case 0xf6: case 0xf7: case 0xfe: case 0xff:
+		return true;
+	default:
+		return turned(op, &other);
+	}
+}
+
+/*
+ * Register forms with an operand that has no home: its place in struct cpu
+ * is the memory operand of the same instruction. false: not of that kind.
+ */
+static bool put_in_place(struct translation_unit *u, const struct xinsn *x)
+{
+	struct emit *e = &u->e;
+	struct xinsn y = *x;
+	int reg = x->field[FIELD_REG].gpr, rm = x->field[FIELD_RM].gpr;
+	if (x->high_byte || x->simd || x->in.mem || rm < 0 || !rm_may_be_memory(&x->in))
+		return false;
+	if (host_reg(rm) >= 0) {
+		if (reg < 0 || host_reg(reg) >= 0 || x->in.map || !turned(x->in.opcode, &y.in.opcode))
+			return false;
+		y.field[FIELD_REG] = x->field[FIELD_RM];
+		y.field[FIELD_RM] = x->field[FIELD_REG];
+		reg = rm;
+		rm = y.field[FIELD_RM].gpr;
+	}
+	struct renaming r = { .host = { -1, -1, -1, -1 } };
+	struct mem_operand slot = AT_GPR(e, rm);
+	if (reg >= 0) {
+		r.host[FIELD_REG] = host_reg(reg) >= 0 ? host_reg(reg) : H_R13;
+		if (host_reg(reg) < 0 && gpr_read(&y, reg))
+			put_load(e, H_R13, AT_GPR(e, reg));
+	}
+	note_map(u, x, &r);
+	put_legacy(e, &y, &r, &slot);
+	if (reg >= 0 && host_reg(reg) < 0 && y.field[FIELD_REG].write)
+		put_store(e, H_R13, AT_GPR(e, reg));
+	if (y.field[FIELD_RM].write && x->in.opsize == 4) {      /* a register's upper half is cleared */
+		slot.disp += 4;
+		put_store_imm32(e, slot, 0);
+	}
+	return true;
+}
+
 /* VZEROUPPER and VZEROALL leave registers 8 to 15 alone outside 64-bit code. */
 static bool put_vzero(struct translation_unit *u, const struct xinsn *x)
 {
@@ -327,35 +402,34 @@ void put_native(struct translation_unit *u, struct xinsn *x)
 			u->cold[cold].copy = x;
 			u->cold[cold].after = u->e.p;
 		}
-	} else {
+	} else if (!put_in_place(u, x)) {
 		put_renamed(u, x, NULL);
 	}
 	if (x->x87_op)
 		put_fpu_pointers(u, x);
 }
 
-/* LEA: the address is computed as for an access, then moved at operand size. */
+/* LEA: the address is computed as for an access, straight into the register if sizes allow. */
 void put_lea_insn(struct translation_unit *u, struct xinsn *x)
 {
 	struct emit *e = &u->e;
 	const struct insn *in = &x->in;
-	int to = host_reg(x->field[FIELD_REG].gpr);
-	put_effective_address(u, x);
-	if (to >= 0) {
-		if (in->opsize == 2)
-			put8(e, 0x66);
-		put_op_reg(e, in->opsize == 8, 0x89, H_R13, to);
+	int g = x->field[FIELD_REG].gpr, to = host_reg(g);
+	bool direct = to >= 0 && in->opsize >= 4;
+	put_address(u, x, direct ? to : H_R13);
+	if (in->opsize == 4 && in->addrsize == 8)
+		put_mov32(e, direct ? to : H_R13, direct ? to : H_R13);          /* zero-extend */
+	if (direct)
 		return;
-	}
-	struct mem_operand slot = AT_GPR(e, x->field[FIELD_REG].gpr);
-	if (in->opsize == 4)
-		put_mov32(e, H_R13, H_R13);                      /* zero-extend */
 	if (in->opsize == 2) {
 		put8(e, 0x66);
-		put_op_mem(e, 0, 0x89, H_R13, slot);
+		if (to >= 0)
+			put_op_reg(e, 0, 0x89, H_R13, to);
+		else
+			put_op_mem(e, 0, 0x89, H_R13, AT_GPR(e, g));
 		return;
 	}
-	put_store(e, H_R13, slot);
+	put_store(e, H_R13, AT_GPR(e, g));
 }
 
 /*

@@ -20,6 +20,7 @@ int engine_init(struct cpu *cpu)
 		return -ENOMEM;
 	}
 	stubs_make(en);
+	en->jump_cache = -1;
 	cpu->engine = en;
 	cpu->spill[SPILL_JUMP_MASK] = (uint64_t)(JUMP_CACHE_ENTRIES - 1) << JUMP_CACHE_SHIFT;
 	engine_reset(en);
@@ -66,10 +67,7 @@ static const uint8_t *fetch_host(struct cpu *cpu)
 /* Does the second page of a straddling block still lead where it did? */
 static bool straddle_current(struct cpu *cpu, const struct block *b)
 {
-	uint64_t lin = (b->rip + b->length) & ~4095ull;
-	if (!cpu_code64(cpu))
-		lin = (uint32_t)(b->rip + cpu->seg[SEG_CS].base + b->length) & ~4095ull;
-	struct translation t = tlb_translate(cpu, lin, ACCESS_EXEC);
+	struct translation t = tlb_translate(cpu, straddle_page(cpu, b), ACCESS_EXEC);
 	return t.host == b->source2;
 }
 
@@ -89,7 +87,7 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 {
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
-	struct quick *q = &en->quick[(cpu->rip ^ cpu->rip >> 12) & (QUICK_ENTRIES - 1)];
+	struct quick *q = quick_of(en, cpu->rip);
 	if (likely(q->rip == cpu->rip && q->source == host && q->mode == mode && q->block->valid) && !unpaged(cpu) && !params.revalidate)
 		return q->block;
 	struct block *b = block_find(en, host, cpu->rip, mode);
@@ -135,25 +133,15 @@ static struct block *find_block(struct cpu *cpu, uint32_t mode)
 	return b;
 }
 
-/* May other blocks jump to this one without the dispatcher? */
-static bool linkable(const struct cpu *cpu, const struct block *b)
-{
-	return params.link && b->mode & MODE_FLAT && !(b->mode & XMODE_ONE) && !b->source2 && !unpaged(cpu) && !params.revalidate;
-}
-
 /* Lets the way that was just taken lead straight to b the next time. exit_id: how generated code came back. */
 static void remember_way(struct cpu *cpu, struct block *b, uint64_t exit_id)
 {
 	struct engine *en = cpu->engine;
-	if (!linkable(cpu, b))
+	if (!block_linkable(cpu, b))
 		return;
-	if (exit_id == EXITED_LOOKUP && !tlb_jump_may_stay(cpu, b->rip))
-		return;
-	if (exit_id == EXITED_LOOKUP) {
+	if (exit_id == EXITED_LOOKUP)
 		jump_cache_set(en, b);
-		return;
-	}
-	if (exit_id >= EXITED_NEXT)
+	if (exit_id >= EXITED_NEXT || b->source2)
 		return;
 	struct block_exit *x = en->exits[exit_id];
 	bool one_page = !(((uintptr_t)x->owner->source ^ (uintptr_t)b->source) & ~4095ull);

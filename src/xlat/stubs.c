@@ -109,22 +109,70 @@ static void make_slow(struct engine *en, struct emit *e)
 	put_op_mem(e, 0, 0xff, 4, AT_SPILL(e, SPILL_TARGET));
 }
 
-/* Jumped to: the rule in r14 ends the block. */
-static void make_rule_end(struct engine *en, struct emit *e)
+/* r14(cpu, r13), a rule, with everything stored. */
+static void put_last_rule(struct emit *e)
 {
-	en->stub_rule_end = e->p;
 	put_save_registers(e);
 	put_mov(e, H_RDI, H_RSP);
 	put_mov(e, H_RSI, H_R13);
 	put_op_reg(e, 0, 0xff, 2, H_R14);
 	put_store_imm64(e, AT(e, io.nreads), 0);
+}
+
+/* Jumped to: the rule in r14 ends the block. */
+static void make_rule_end(struct engine *en, struct emit *e)
+{
+	en->stub_rule_end = e->p;
+	put_last_rule(e);
 	put_store_imm32(e, AT(e, exit_id), EXITED_NEXT);
 	put_return_to_c(e);
 }
 
-static void make_exit(struct engine *en, struct emit *e)
+/* The same in a block that others may follow: goes on at once if the next one is known. */
+static void make_rule_next(struct engine *en, struct emit *e)
+{
+	en->stub_rule_next = e->p;
+	put_last_rule(e);
+	put_mov(e, H_RDI, H_RSP);
+	put_mov_imm(e, H_R14, (uintptr_t)lookup_next);
+	put_op_reg(e, 0, 0xff, 2, H_R14);
+	put_mov(e, H_R14, H_RAX);
+	put_op_reg(e, 1, 0x85, H_RAX, H_RAX);                    /* test rax, rax */
+	uint8_t *leave = put_jcc(e, 4);
+	put_load_registers(e);
+	put_op_reg(e, 0, 0xff, 4, H_R14);
+	patch_rel32(leave, e->p);
+	put_store_imm32(e, AT(e, exit_id), EXITED_NEXT);
+	put_return_to_c(e);
+}
+
+/* The guest registers that C does not keep. */
+static const int8_t caller_saved[] = { H_RCX, H_RDX, H_RSI, H_RDI, H_R8, H_R9 };
+
+/* Jumped to when the jump cache does not know cpu->rip: goes on where lookup_branch() says. */
+static void make_lookup(struct engine *en, struct emit *e)
 {
 	en->stub_lookup = e->p;
+	put_store(e, H_RAX, AT_SPILL(e, 0));
+	put_flags_to_ax(e);
+	put_store(e, H_RAX, AT_SPILL(e, 1));
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		put_store(e, caller_saved[i], AT_GPR(e, caller_saved[i]));
+	put_mov(e, H_RDI, H_RSP);
+	put_mov_imm(e, H_R14, (uintptr_t)lookup_branch);
+	put_op_reg(e, 0, 0xff, 2, H_R14);
+	put_mov(e, H_R14, H_RAX);
+	put_load(e, H_RAX, AT_SPILL(e, 1));
+	put_flags_from_ax(e);
+	put_load(e, H_RAX, AT_SPILL(e, 0));
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		put_load(e, caller_saved[i], AT_GPR(e, caller_saved[i]));
+	put_op_reg(e, 0, 0xff, 4, H_R14);
+}
+
+static void make_exit(struct engine *en, struct emit *e)
+{
+	en->stub_leave = e->p;
 	put_store_imm32(e, AT(e, exit_id), EXITED_LOOKUP);
 	en->stub_exit = e->p;
 	put_save_registers(e);
@@ -146,6 +194,8 @@ void stubs_make(struct engine *en)
 	make_call(en, &e);
 	make_slow(en, &e);
 	make_rule_end(en, &e);
+	make_rule_next(en, &e);
+	make_lookup(en, &e);
 	make_exit(en, &e);
 	make_signal(en, &e);
 	en->code_start = (uint8_t *)(((uintptr_t)e.p + 63) & ~63ull);
