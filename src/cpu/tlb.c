@@ -23,7 +23,7 @@ static uint64_t entries_of(uint64_t wanted)
 
 bool tlb_init(struct cpu *cpu)
 {
-	unsigned count = params.tlb_contexts < 2 ? 2 : params.tlb_contexts > 256 ? 256 : params.tlb_contexts;
+	unsigned count = params.tlb_contexts < 2 ? 2 : params.tlb_contexts > TLB_CONTEXTS_MAX ? TLB_CONTEXTS_MAX : params.tlb_contexts;
 	uint64_t entries = entries_of(params.tlb_entries), most = entries_of(params.tlb_entries_max);
 	if (most < entries)
 		most = entries;
@@ -92,11 +92,6 @@ static struct tlb_key key_now(const struct cpu *cpu)
 		.pcid = paging && (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0 };
 }
 
-static bool key_equal(const struct tlb_key *a, const struct tlb_key *b)
-{
-	return a->eptp == b->eptp && a->bits == b->bits && a->vpid == b->vpid && a->pcid == b->pcid;
-}
-
 /* Empties c and gives it n entries. */
 static void context_size(struct tlb_context *c, uint64_t n)
 {
@@ -105,38 +100,71 @@ static void context_size(struct tlb_context *c, uint64_t n)
 	memset(c->meta, 0, n);
 	c->count = n;
 	c->conflicts = 0;
-	c->touched_count = 0;
+	c->listed[TLB_LOCAL] = c->listed[TLB_GLOBAL] = 0;
 }
 
 /* Makes c, perhaps used for something else until now, an empty context. */
-static void context_recycle(struct tlb_set *s, struct tlb_context *c, const struct tlb_key *key)
+static void context_recycle(struct cpu *cpu, struct tlb_context *c, const struct tlb_key *key)
 {
-	if (!c->used || c->count != s->entries)
+	struct tlb_set *s = cpu->tlbs;
+
+	if (c == s->current)
+		s->current = NULL;
+	if (c->jumps)
+		tlb_context_flush(cpu, c, false);
+	if (c->count != s->entries)
 		context_size(c, s->entries);
-	c->used = true;
-	c->key = *key;
-	c->id = ++s->last_id;
+	c->key = s->key[c - s->context] = *key;
+	c->own.id = ++s->last_id;
+	c->seen = s->drops;
+	c->jumps = &c->own;
+}
+
+static struct tlb_context **hint_of(struct tlb_set *s, const struct tlb_key *k)
+{
+	uint64_t h = (k->eptp ^ (uint64_t)k->vpid << 44 ^ (uint64_t)k->pcid << 32 ^ k->bits) * 0x9e3779b97f4a7c15ull;
+
+	return &s->hint[(h >> 40) % TLB_HINTS];
+}
+
+static struct tlb_context *context_search(struct cpu *cpu, const struct tlb_key *key)
+{
+	struct tlb_set *s = cpu->tlbs;
+	struct tlb_context *oldest = s->context;
+
+	for (unsigned i = 0; i < s->used; i++) {
+		if (tlb_key_equal(&s->key[i], key))
+			return &s->context[i];
+		if (s->context[i].last_use < oldest->last_use)
+			oldest = &s->context[i];
+	}
+	if (s->used < s->count)
+		oldest = &s->context[s->used++];
+	context_recycle(cpu, oldest, key);
+	return oldest;
 }
 
 static struct tlb_context *context_find(struct cpu *cpu, const struct tlb_key *key)
 {
-	struct tlb_set *s = cpu->tlbs;
-	struct tlb_context *oldest = NULL;
+	struct tlb_context **hint = hint_of(cpu->tlbs, key);
 
-	for (unsigned i = 0; i < s->count; i++) {
-		struct tlb_context *c = &s->context[i];
+	if (!*hint || !tlb_key_equal(&(*hint)->key, key))
+		*hint = context_search(cpu, key);
+	return *hint;
+}
 
-		if (c->used && key_equal(&c->key, key))
-			return c;
-		if (!oldest || (oldest->used && (!c->used || c->last_use < oldest->last_use)))
-			oldest = c;
-	}
-	if (oldest == s->current)
-		s->current = NULL;
-	if (oldest->used)
-		tlb_context_flush(cpu, oldest, false);
-	context_recycle(s, oldest, key);
-	return oldest;
+static void context_select(struct cpu *cpu, struct tlb_context *c)
+{
+	struct tlb_jumps *j = c->jumps;
+
+	cpu->tlbs->current = c;
+	cpu->tlb = c->entries;
+	cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
+	/* A shared domain may have become another one's since c was last here. */
+	if (tlb_shares_jumps(&c->key) && (j == &c->own || j->key.eptp != c->key.eptp || j->key.bits != c->key.bits || j->key.vpid != c->key.vpid))
+		c->jumps = tlb_jumps_find(cpu, &c->key, &c->own);
+	if (c->seen != cpu->tlbs->drops || c->jumps->seen != cpu->tlbs->drops)
+		tlb_context_catch_up(cpu, c);
 }
 
 void tlb_context_update(struct cpu *cpu)
@@ -144,22 +172,22 @@ void tlb_context_update(struct cpu *cpu)
 	struct tlb_set *s = cpu->tlbs;
 	struct tlb_key key = key_now(cpu);
 
-	if (!s->current || !key_equal(&s->current->key, &key)) {
-		s->current = context_find(cpu, &key);
-		cpu->tlb = s->current->entries;
-		cpu->tlb_mask = (s->current->count - 1) * sizeof(struct tlb_entry);
-	}
-	s->current->last_use = ++s->clock;
+	if (!s->current || !tlb_key_equal(&s->current->key, &key))
+		context_select(cpu, context_find(cpu, &key));
+	s->current->last_use = s->current->jumps->last_use = ++s->clock;
 	if (cpu->engine)
-		engine_jump_cache_select(cpu, tlb_jumps_id(s, s->current));
+		engine_jump_cache_select(cpu, s->current->jumps->id);
 }
 
-bool tlb_jump_may_stay(const struct cpu *cpu, uint64_t addr)
+bool tlb_jump_note(struct cpu *cpu, uint64_t addr)
 {
-	const struct tlb_context *c = cpu->tlbs->current;
-	unsigned index = tlb_index(c, addr);
+	struct tlb_context *c = cpu->tlbs->current;
+	unsigned index = tlb_index(c, addr), meta = c->meta[index];
 
-	return !tlb_shares_jumps(c) || (c->entries[index].exec_tag == TLB_PAGE(addr) && (c->meta[index] & META_GLOBAL));
+	if (c->entries[index].exec_tag != TLB_PAGE(addr) || (c->jumps != &c->own && !(meta & META_GLOBAL)))
+		return false;
+	tlb_jumps_note(c->jumps, addr, meta & META_HUGE ? 30 : meta & META_LARGE ? tlb_large_shift(&c->key) : 12);
+	return true;
 }
 
 /* ---- filling entries ---- */
@@ -176,7 +204,18 @@ static bool store_is_plain(const struct mem_slot *slot, uint64_t pa)
 	return !(slot->flags & MEM_SLOT_READONLY) && !slot_is_logged_clean(slot, pa) && *mem_slot_code(slot, pa) == 0;
 }
 
-static void context_note(struct tlb_set *s, struct tlb_context *c, const struct walk *w, unsigned index)
+static void context_list(struct tlb_context *c, unsigned class, unsigned index)
+{
+	if (c->meta[index] & META_LISTED << class)
+		return;
+	c->meta[index] |= META_LISTED << class;
+	if (c->listed[class] < TLB_LISTED)
+		c->list[class][c->listed[class]] = index;
+	if (c->listed[class] <= TLB_LISTED)
+		c->listed[class]++;
+}
+
+static void context_note(struct tlb_context *c, const struct walk *w, unsigned index)
 {
 	uint8_t meta = w->global ? META_GLOBAL : 0;
 
@@ -184,29 +223,13 @@ static void context_note(struct tlb_set *s, struct tlb_context *c, const struct 
 		meta |= META_HUGE;
 		c->huge |= BIT(tlb_hash(w->addr >> 30) & 63);
 	} else if (w->shift > 12) {
+		unsigned hash = tlb_hash(w->addr >> tlb_large_shift(&c->key));
+
 		meta |= META_LARGE;
-		c->large |= BIT(tlb_hash(w->addr >> tlb_large_shift(&c->key)) & 63);
+		c->large[hash / 64] |= BIT(hash % 64);
 	}
-	if (tlb_entry_page(&c->entries[index]) == TLB_NO_TAG) {
-		if (c->touched_count < TLB_TOUCHED)
-			c->touched[c->touched_count] = index;
-		if (c->touched_count <= TLB_TOUCHED)
-			c->touched_count++;
-	}
-	c->meta[index] = meta;
-}
-
-static void context_note_exec(struct tlb_context *c, const struct walk *w)
-{
-	unsigned hash = tlb_hash(w->addr >> 12);
-
-	c->exec[hash / 64] |= BIT(hash % 64);
-	c->exec_any = true;
-	c->exec_local |= !w->global;
-	if (w->shift > 22)
-		c->exec_large |= BIT(tlb_hash(w->addr >> 30) & 63);
-	else if (w->shift > 12)
-		c->exec_large |= BIT(tlb_hash(w->addr >> tlb_large_shift(&c->key)) & 63);
+	context_list(c, w->global ? TLB_GLOBAL : TLB_LOCAL, index);
+	c->meta[index] = meta | (c->meta[index] & (META_LISTED | META_LISTED_GLOBAL));
 }
 
 /*
@@ -228,8 +251,7 @@ static void context_grow(struct cpu *cpu, struct tlb_context *c)
  */
 static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_slot *slot)
 {
-	struct tlb_set *s = cpu->tlbs;
-	struct tlb_context *c = s->current;
+	struct tlb_context *c = cpu->tlbs->current;
 	struct tlb_entry *e = &c->entries[tlb_index(c, w->addr)], new;
 	uint64_t page = TLB_PAGE(w->addr), host = (uint64_t)mem_slot_host(slot, TLB_PAGE(w->pa));
 	bool watched = c->key.bits & TLB_WATCH, kept = e->exec_tag == page && e->host == host;
@@ -249,13 +271,10 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 		context_grow(cpu, c);
 		e = &c->entries[tlb_index(c, w->addr)];
 	}
-	context_note(s, c, w, e - c->entries);
+	context_note(c, w, e - c->entries);
 	*e = new;
-	if (w->access & ACCESS_EXEC) {
-		context_note_exec(c, w);
-		if (cpu->engine)
-			engine_exec_mapped(cpu, w->pa);
-	}
+	if (w->access & ACCESS_EXEC && cpu->engine)
+		engine_exec_mapped(cpu, w->pa);
 }
 
 static bool is_apic_access_page(const struct cpu *cpu, uint64_t pa)

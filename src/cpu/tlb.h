@@ -63,8 +63,11 @@ bool tlb_probe(struct cpu *cpu, uint64_t addr, uint64_t *gpa, bool *writable, bo
  */
 void tlb_read_gpa(struct cpu *cpu, uint64_t gpa, void *to, unsigned size);
 
-/* May the jump cache that is selected hold addr, which was just fetched from? (One shared by contexts holds global pages only.) */
-bool tlb_jump_may_stay(const struct cpu *cpu, uint64_t addr);
+/*
+ * A jump to addr, which was just fetched from, is about to enter the jump cache that is selected. false: it may not (one shared by
+ * contexts holds global pages only).
+ */
+bool tlb_jump_note(struct cpu *cpu, uint64_t addr);
 /* Selects the context for the processor's present state; called by cpu_mode_update(). */
 void tlb_context_update(struct cpu *cpu);
 

@@ -13,9 +13,28 @@ enum tlb_key_bits { TLB_PG = 1, TLB_WP = 2, TLB_PSE = 4, TLB_PAE = 8, TLB_SMEP =
                     TLB_MBEC = 4096 /* mode-based execute control for EPT */ };
 
 /* Bits of a context's meta[]: one byte per entry. */
-enum { META_GLOBAL = 1, META_LARGE = 2 /* fragment of a 2 or 4 MiB page */, META_HUGE = 4 /* of a 1 GiB page */ };
+enum { META_GLOBAL = 1, META_LARGE = 2 /* fragment of a 2 or 4 MiB page */, META_HUGE = 4 /* of a 1 GiB page */,
+       META_LISTED = 8 /* in the list of local ones */, META_LISTED_GLOBAL = 16 };
 
-enum { TLB_TOUCHED = 384, EXEC_FILTER = 8 };
+enum { TLB_LISTED = 384, TLB_FILTER = 2048, TLB_DROPS = 64, TLB_HINTS = 64, TLB_CONTEXTS_MAX = 256,
+       JUMP_PAGES = 512, JUMP_PAGE_WAYS = 8, JUMP_DOMAINS = 16 };
+
+/*
+ * Jump targets are cached by linear address (engine_jump_cache_select()). A domain stands for one set of them and
+ * knows on which pages they may be. Each context has its own; supervisor contexts with global pages share one
+ * for targets on these, whatever the PCID.
+ */
+struct tlb_jumps {
+	struct tlb_key key;              /* of a shared one */
+	uint64_t id;                     /* a new one whenever all targets are forgotten; never used again */
+	uint64_t seen, last_use;
+	bool many;                       /* on pages that did not fit below, too */
+	uint16_t count;
+	uint8_t round;                   /* 0..63: pages of other rounds are forgotten ones */
+	uint64_t page[JUMP_PAGES];       /* address of a page of 4 KiB or more | round << 6 | log2 of its size; 0: none. JUMP_PAGE_WAYS places each */
+};
+
+enum { TLB_LOCAL, TLB_GLOBAL, TLB_CLASSES };
 
 struct tlb_context {
 	struct tlb_entry *entries;
@@ -23,41 +42,46 @@ struct tlb_context {
 	uint64_t count;                  /* entries in use, a power of two: grows with the working set */
 	uint64_t conflicts;              /* entries pushed out since the last flush or growth */
 	struct tlb_key key;
-	bool used;
-	uint64_t id;                     /* never used again for other mappings */
+	uint64_t seen;                   /* drops (below) that have been applied here */
 	uint64_t last_use;
-	/* Entries filled since the last flush; beyond TLB_TOUCHED they are not listed and a flush sweeps all. */
-	unsigned touched_count;
-	uint16_t touched[TLB_TOUCHED];
-	/* Filters, one hashed bit each: regions with fragments of large and of huge pages; pages with
-	 * an execute entry; regions with one in a large or huge page. */
-	uint64_t large, huge, exec[EXEC_FILTER], exec_large;
-	bool exec_any, exec_local;       /* an execute entry was made; one that is not global */
+	/* Entries filled since the last flush, not global and global; more than TLB_LISTED are not listed, and a flush sweeps all. */
+	unsigned listed[TLB_CLASSES];
+	uint16_t list[TLB_CLASSES][TLB_LISTED];
+	uint64_t large[TLB_FILTER / 64], huge;   /* filters: regions with fragments of large and of huge pages, one hashed bit each */
+	struct tlb_jumps own, *jumps;    /* jumps: own or a shared one */
 };
 
+/*
+ * One address forgotten (INVLPG and its kin). The current context does it at once, the others when they are next selected.
+ * Of contexts with another PCID: nothing, global entries, everything.
+ */
+enum tlb_drop_scope { DROP_PCID, DROP_PCID_AND_GLOBALS, DROP_VPID };
+struct tlb_drop { uint64_t addr; uint16_t vpid, pcid; uint8_t scope; };
+
 struct tlb_set {
-	unsigned count;
+	unsigned count, used;            /* contexts; used: the first so many have a key */
+	struct tlb_key key[TLB_CONTEXTS_MAX];    /* of the contexts, once more: what flushes search */
 	uint64_t entries, most;          /* of a new context, and of one that has grown; powers of two */
 	uint64_t clock, last_id;
-	uint64_t global_jumps;           /* grows whenever jump targets on global pages are forgotten */
 	struct tlb_context *current;
+	uint64_t drops;                  /* how many there have been */
+	struct tlb_drop drop[TLB_DROPS];         /* the last ones */
+	struct tlb_context *hint[TLB_HINTS];     /* by a hash of the key */
+	struct tlb_jumps shared[JUMP_DOMAINS];
 	void *memory;
 	size_t memory_size;
 	struct tlb_context context[];
 };
 
-/* Supervisor contexts with global pages share their jump targets on these, whatever the PCID. */
-static inline bool tlb_shares_jumps(const struct tlb_context *c) { return (c->key.bits & (TLB_USER | TLB_PGE)) == TLB_PGE; }
-/* Identity for engine_jump_cache_select(). */
-static inline uint64_t tlb_jumps_id(const struct tlb_set *s, const struct tlb_context *c)
-{
-	if (!tlb_shares_jumps(c))
-		return c->id;
-	return ((c->key.eptp ^ (uint64_t)c->key.vpid << 44 ^ (uint64_t)c->key.bits << 20) * 0x9e3779b97f4a7c15ull + s->global_jumps) | BIT(63);
-}
+/* Supervisor contexts with global pages. */
+static inline bool tlb_shares_jumps(const struct tlb_key *k) { return (k->bits & (TLB_USER | TLB_PGE)) == TLB_PGE; }
 
 #define TLB_PAGE(addr) ((addr) & PAGE_MASK_4K)
-static inline unsigned tlb_hash(uint64_t n) { return n * 0x9e3779b97f4a7c15ull >> 55; }      /* 0..511 */
+static inline unsigned tlb_hash(uint64_t n) { return n * 0x9e3779b97f4a7c15ull >> 53; }      /* 0..TLB_FILTER-1 */
+static inline bool tlb_key_equal(const struct tlb_key *a, const struct tlb_key *b)
+{
+	return a->eptp == b->eptp && a->bits == b->bits && a->vpid == b->vpid && a->pcid == b->pcid;
+}
 /* 4 MiB regions where the format has 4 MiB pages. */
 static inline unsigned tlb_large_shift(const struct tlb_key *k) { return k->bits & TLB_PAE ? 21 : 22; }
 static inline unsigned tlb_index(const struct tlb_context *c, uint64_t addr) { return addr >> 12 & (c->count - 1); }
@@ -73,5 +97,18 @@ static inline void tlb_entry_clear(struct tlb_entry *e)
 
 /* Empties a context, of its global entries too unless kept. */
 void tlb_context_flush(struct cpu *cpu, struct tlb_context *c, bool keep_globals);
+/* Applies the drops that c has not seen. To be called when c becomes current. */
+void tlb_context_catch_up(struct cpu *cpu, struct tlb_context *c);
+
+/* ---- tlb_jumps.c ---- */
+/* The domain of a context with key k. own: the context's. */
+struct tlb_jumps *tlb_jumps_find(struct cpu *cpu, const struct tlb_key *k, struct tlb_jumps *own);
+/* A jump is cached to the page of 1 << shift bytes that holds addr. */
+void tlb_jumps_note(struct tlb_jumps *j, uint64_t addr, unsigned shift);
+void tlb_jumps_forget(struct cpu *cpu, struct tlb_jumps *j);
+/* Forgets the jumps into pages that hold addr. */
+void tlb_jumps_drop(struct cpu *cpu, struct tlb_jumps *j, uint64_t addr, unsigned large_shift);
+/* The targets on global pages that contexts of vpid share. */
+void tlb_jumps_forget_shared(struct cpu *cpu, bool (*match)(const struct tlb_key *k, uint64_t arg), uint64_t arg);
 
 #endif

@@ -53,7 +53,7 @@ static void jump_cache_clear(struct engine *en, struct jump_cache *jc)
 /* Jumps to b's address, which was just fetched from, go there from now on. */
 void jump_cache_set(struct engine *en, const struct block *b)
 {
-	if (!tlb_jump_may_stay(en->cpu, b->rip) || (b->source2 && !tlb_jump_may_stay(en->cpu, straddle_page(en->cpu, b))))
+	if (!tlb_jump_note(en->cpu, b->rip) || (b->source2 && !tlb_jump_note(en->cpu, straddle_page(en->cpu, b))))
 		return;
 	struct jump_cache *jc = &en->jump_caches[en->jump_cache];
 	unsigned slot = jump_cache_index(b->rip);
@@ -102,4 +102,14 @@ void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id)
 		en->jump_cache = jump_cache_find(en, context_id, cpu->mode);
 	en->jump_keys[en->jump_cache].selected = ++en->selections;
 	cpu->jump_cache = en->jump_caches[en->jump_cache].target;
+}
+
+/* An instruction on two pages begins at most 15 bytes before the second. */
+void engine_jump_cache_drop(struct cpu *cpu, uint64_t context_id, uint64_t page)
+{
+	struct engine *en = cpu->engine;
+	void *miss = to_rx(en, en->stub_lookup);
+	for (unsigned i = 0; i < JUMP_CACHE_COUNT; i++)
+		for (uint64_t at = page - 16; en->jump_keys[i].context == context_id && at != page + 4096; at += 1u << JUMP_CACHE_SHIFT)
+			en->jump_caches[i].target[jump_cache_index(at)] = miss;
 }

@@ -38,5 +38,7 @@ void engine_flush(struct cpu *cpu);
 void engine_exec_mapped(struct cpu *cpu, uint64_t gpa);
 /* Called by cpu_mode_update(): selects cpu->jump_cache for cpu->mode and the TLB context (an identity, never reused while cached). */
 void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id);
+/* Forgets the jumps of that context into the 4 KiB page at linear address page. */
+void engine_jump_cache_drop(struct cpu *cpu, uint64_t context_id, uint64_t page);
 
 #endif
