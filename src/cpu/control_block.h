@@ -33,7 +33,10 @@ struct control_block {
 	uint32_t tpr_threshold;
 	uint64_t vapic_gpa, apic_access_gpa;     /* L1-physical; ~0 when off */
 	uint8_t *vapic;                          /* host address of the virtual-APIC page, NULL when off */
-	uint64_t xss_exit_bitmap;
+	uint64_t xss_exit_bitmap, encls_bitmap;
+	uint32_t ple_gap, ple_window;            /* PAUSE loops, TSC ticks */
+	uint64_t ple_first, ple_last;            /* the loop's first PAUSE and the last one; 0: none since VM entry */
+	uint32_t notify_window;                  /* TSC ticks */
 	/* Host addresses of pages; valid if the control that uses them is on. */
 	const uint8_t *msr_bitmap, *io_bitmap[2];        /* I/O: A, then B */
 	const uint8_t *vmread_bitmap, *vmwrite_bitmap;

@@ -196,6 +196,9 @@ struct cpu {
 	const struct insn *cur_insn;     /* instruction of the rule that runs */
 	uint32_t leave_why;              /* enum cpu_exit that unwound; CPU_EXIT_NONE: an exception was raised, cpu->event holds it */
 	bool tf_at_start, rf_at_start;   /* RFLAGS.TF and RF when the instruction began (cpu_debug_fetch notes them) */
+	bool bus_locked;                 /* the last instruction took a bus lock that the control block wants to know of */
+	bool events_chained;             /* event came of a fault in the delivery of the one before: no instruction in between */
+	uint64_t chain_start;            /* host TSC when the first of them was taken up */
 	bool iret_unblocked_nmi;         /* the IRET that runs has ended NMI blocking: a fault's VM exit reports it */
 	uint32_t msr_exit_reasons;       /* KVM_MSR_EXIT_REASON_* that the client asked for */
 	struct cpu_io io;
@@ -247,6 +250,7 @@ enum mode_bits {
 	MODE_INTERCEPT = 1 << 14,        /* control block intercepts PAUSE, RDTSC, RDRAND ...: those go to their rules */
 	MODE_WATCH = 1 << 15,            /* DR7 has data breakpoints: careful translations */
 	MODE_NO_WAIT = 1 << 16,          /* CR0.MP and CR0.TS: WAIT faults */
+	MODE_BUS_LOCK = 1 << 17,         /* bus locks exit: careful translations */
 };
 
 /* ---- life (cpu/state.c) ---- */

@@ -160,6 +160,7 @@ _Noreturn void cpu_raise_event(struct cpu *cpu, struct event ev)
 	ev.valid = true;
 	if (!(cpu->cr0 & CR0_PE))
 		ev.has_error = false;
+	cpu->events_chained = cpu->delivering.valid;
 	if (cpu->delivering.valid)
 		merge_nested(cpu, &ev);
 	/* An instruction that faults has not met its data breakpoints: it will when it runs again. */
@@ -201,6 +202,27 @@ static void block_nmis(struct cpu *cpu)
 		cpu->nmi_blocked = true;
 }
 
+/*
+ * Faults in the delivery of an event that do not merge with it are delivered
+ * instead, and may fault again: a guest can keep the processor from ever
+ * reaching an instruction, with no window for interrupts. Past the notify
+ * window that is a VM exit.
+ */
+static void check_notify_window(struct cpu *cpu, const struct event *ev)
+{
+	const struct control_block *ctl = cpu->ctl;
+	uint64_t now = __builtin_ia32_rdtsc();
+	bool chained = cpu->events_chained;
+
+	cpu->events_chained = false;
+	if (!chained)
+		cpu->chain_start = now;
+	else if (ctl->non_root && (ctl->secondary & SECONDARY_NOTIFY) && now - cpu->chain_start > ctl->notify_window) {
+		cpu->delivering = *ev;
+		cpu_vmexit(cpu, EXIT_NOTIFY, 0);
+	}
+}
+
 void cpu_event_deliver(struct cpu *cpu)
 {
 	struct event ev = cpu->event;
@@ -216,6 +238,7 @@ void cpu_event_deliver(struct cpu *cpu)
 		debug_event_for_client(cpu, &ev);
 		intercept_exception(cpu, &ev);
 	}
+	check_notify_window(cpu, &ev);
 	load_payload(cpu, &ev);
 	cpu->activity = ACTIVITY_ACTIVE;
 	if (ev.type == EVENT_NMI)

@@ -11,7 +11,7 @@
 #include "x86/vmx.h"
 
 enum { MSR_OK, MSR_FAULT, MSR_UNKNOWN };
-enum msr_check { MSR_ANY, MSR_LOW32, MSR_ZERO, MSR_CANONICAL, MSR_MEMORY_TYPES };
+enum msr_check { MSR_ANY, MSR_LOW32, MSR_ZERO, MSR_CANONICAL, MSR_MEMORY_TYPES, MSR_WAIT_LIMIT /* bit 1 and the upper half are reserved */ };
 enum { FEATURE_NONE = FEATURE_COUNT };
 
 typedef uint64_t msr_read_fn(struct cpu *cpu, bool host);
@@ -206,6 +206,8 @@ static bool msr_value_valid(const struct cpu *cpu, const struct msr *m, uint64_t
 	switch (m->check) {
 	case MSR_ZERO:
 		return !value;
+	case MSR_WAIT_LIMIT:
+		return !(value >> 32) && !(value & 2);
 	case MSR_CANONICAL:
 		return cpu_canonical(cpu, value);
 	case MSR_MEMORY_TYPES:

@@ -11,7 +11,8 @@ typedef void rule_fn(struct cpu *cpu, const struct insn *insn);
 
 /* control.c: control and debug registers, caches, monitor, halt */
 rule_fn rule_mov_cr, rule_mov_dr, rule_clts, rule_lmsw, rule_smsw, rule_xsetbv, rule_xgetbv;
-rule_fn rule_invlpg, rule_invpcid, rule_wbinvd, rule_invd, rule_hlt, rule_monitor, rule_mwait, rule_pause;
+rule_fn rule_invlpg, rule_invpcid, rule_wbinvd, rule_invd, rule_hlt, rule_monitor, rule_mwait, rule_pause, rule_umonitor,
+        rule_user_wait, rule_encls;
 rule_fn rule_clflush;                    /* CLFLUSH, CLFLUSHOPT, CLWB: translate and check the address */
 rule_fn rule_rsm, rule_getsec;
 /* flags.c */

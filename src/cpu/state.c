@@ -198,7 +198,10 @@ static uint32_t mode_of_intercepts(const struct control_block *ctl)
 	const uint32_t primary = PRIMARY_PAUSE | PRIMARY_RDTSC;
 	const uint32_t secondary = SECONDARY_PLE | SECONDARY_RDRAND | SECONDARY_RDSEED;
 
-	return ctl->non_root && ((ctl->primary & primary) || (ctl->secondary & secondary)) ? MODE_INTERCEPT : 0;
+	if (!ctl->non_root)
+		return 0;
+	return ((ctl->primary & primary) || (ctl->secondary & secondary) ? MODE_INTERCEPT : 0)
+	     | (ctl->secondary & SECONDARY_BUS_LOCK ? MODE_BUS_LOCK : 0);
 }
 
 void cpu_mode_update(struct cpu *cpu)

@@ -4,6 +4,7 @@
  */
 #include "cpu/access.h"
 #include "cpu/rules.h"
+#include "cpu/time.h"
 #include "x86/features.h"
 #include "x86/vmx.h"
 
@@ -130,10 +131,67 @@ void rule_mwait(struct cpu *cpu, const struct insn *insn)
 	__asm__ volatile("pause");
 }
 
+/* PAUSEs of CPL 0 that follow each other within the gap make a loop; one that goes on beyond the window exits. */
+static void pause_loop(struct cpu *cpu)
+{
+	struct control_block *ctl = cpu->ctl;
+	uint64_t now = tsc_l1(cpu);
+
+	if (!ctl->ple_last || now - ctl->ple_last > ctl->ple_gap)
+		ctl->ple_first = now;
+	ctl->ple_last = now;
+	if (now - ctl->ple_first > ctl->ple_window)
+		cpu_vmexit(cpu, EXIT_PAUSE, 0);
+}
+
 void rule_pause(struct cpu *cpu, const struct insn *insn)
 {
 	intercept_primary(cpu, PRIMARY_PAUSE, EXIT_PAUSE);
+	if (cpu_in_guest(cpu) && (cpu->ctl->secondary & SECONDARY_PLE) && cpu->cpl == 0)
+		pause_loop(cpu);
 	__asm__ volatile("pause");
+}
+
+/* ---- waiting at any privilege level ---- */
+
+static void require_user_wait(struct cpu *cpu)
+{
+	if (!cpu_has(cpu, FEATURE_WAITPKG) || (cpu_in_guest(cpu) && !(cpu->ctl->secondary & SECONDARY_USER_WAIT)))
+		cpu_raise_ud(cpu);
+}
+
+void rule_umonitor(struct cpu *cpu, const struct insn *insn)
+{
+	require_user_wait(cpu);
+	tlb_translate(cpu, seg_linear(cpu, insn->seg, reg_get(cpu, insn->rm, insn->addrsize, false), 1, ACCESS_READ), ACCESS_READ);
+}
+
+/* TPAUSE and UMWAIT: a wake-up may always come early. CF would tell that the operating system's limit was reached. */
+void rule_user_wait(struct cpu *cpu, const struct insn *insn)
+{
+	bool tpause = insn->mnemonic == ZYDIS_MNEMONIC_TPAUSE;
+
+	require_user_wait(cpu);
+	if ((cpu->cr4 & CR4_TSD) && cpu->cpl > 0)
+		cpu_raise_gp(cpu);
+	if (cpu_in_guest(cpu))
+		cpu->vmexit.insn_info = (uint32_t)insn->rm << 3;
+	intercept_primary(cpu, PRIMARY_RDTSC, tpause ? EXIT_TPAUSE : EXIT_UMWAIT);
+	if ((uint32_t)cpu->gpr[insn->rm] & ~1u)
+		cpu_raise_gp(cpu);
+	cpu->rflags &= ~(uint64_t)RFLAGS_ARITH;
+	__asm__ volatile("pause");
+}
+
+/* There are no enclaves: whatever does not exit is undefined. */
+void rule_encls(struct cpu *cpu, const struct insn *insn)
+{
+	uint32_t leaf = cpu->gpr[REG_RAX];
+
+	if (cpu_protected(cpu) && cpu->cpl == 0 && cpu_in_guest(cpu) && (cpu->ctl->secondary & SECONDARY_ENCLS) &&
+	    (cpu->ctl->encls_bitmap >> (leaf < 63 ? leaf : 63) & 1))
+		cpu_vmexit(cpu, EXIT_ENCLS, 0);
+	cpu_raise_ud(cpu);
 }
 
 /* Neither SMM nor SMX is offered: both are undefined where a guest can run them. */

@@ -13,7 +13,7 @@ enum { MAX_BASIC = 0xd, MAX_PHYS_BITS = 48, LINEAR_BITS = 48 };
 #define MAX_EXTENDED 0x80000008u
 #define KVM_LEAF 0x40000000u
 
-enum source { HOST, OURS, NESTED };
+enum source { HOST, OURS, NESTED, USER_WAIT };
 
 static const struct cpuid_bit {
 	uint32_t leaf, subleaf;
@@ -36,7 +36,12 @@ static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 
 static bool offered(const struct cpuid_bit *b, const uint32_t host[4])
 {
-	return b->source == OURS || (b->source == NESTED ? params.nested : host[b->reg] >> b->bit & 1);
+	switch (b->source) {
+	case OURS: return true;
+	case NESTED: return params.nested;
+	case USER_WAIT: return params.user_wait;
+	default: return host[b->reg] >> b->bit & 1;
+	}
 }
 
 /* Feature bits of a leaf; zero where the table has none. */

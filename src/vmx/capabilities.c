@@ -37,7 +37,13 @@ static const struct implemented {
 	{ GROUP(secondary), SECONDARY_EPT_VE, &params.ept_ve },
 	{ GROUP(secondary), SECONDARY_MBEC, &params.mbec },
 	{ GROUP(secondary), SECONDARY_DESCRIPTOR_TABLE | SECONDARY_RDTSCP | SECONDARY_WBINVD | SECONDARY_RDRAND |
-	                    SECONDARY_INVPCID | SECONDARY_RDSEED | SECONDARY_XSAVES | SECONDARY_TSC_SCALING, NULL },
+	                    SECONDARY_INVPCID | SECONDARY_RDSEED | SECONDARY_XSAVES, NULL },
+	{ GROUP(secondary), SECONDARY_TSC_SCALING, &params.tsc_scaling },
+	{ GROUP(secondary), SECONDARY_PLE, &params.ple },
+	{ GROUP(secondary), SECONDARY_ENCLS, &params.sgx },
+	{ GROUP(secondary), SECONDARY_USER_WAIT, &params.user_wait },
+	{ GROUP(secondary), SECONDARY_BUS_LOCK, &params.bus_lock },
+	{ GROUP(secondary), SECONDARY_NOTIFY, &params.notify },
 	{ GROUP(exit), VMEXIT_SAVE_DEBUG | VMEXIT_HOST_64 | VMEXIT_LOAD_PERF_GLOBAL | VMEXIT_ACK_INTR | VMEXIT_SAVE_PAT |
 	               VMEXIT_LOAD_PAT | VMEXIT_SAVE_EFER | VMEXIT_LOAD_EFER, NULL },
 	{ GROUP(exit), VMEXIT_SAVE_PREEMPTION_TIMER, &params.preemption_timer },
@@ -69,6 +75,7 @@ enum { MSR_BASIC = 0x480, MSR_MISC = 0x485, MSR_CR0_FIXED0 = 0x486, MSR_CR0_FIXE
 #define MISC_TIMER_RATE 5u               /* the preemption timer counts every 32nd TSC tick */
 #define MISC_STORE_LMA BIT(5)
 #define MISC_ACTIVITY_HLT BIT(6)
+#define MISC_ACTIVITY_SHUTDOWN BIT(7)
 #define MISC_ACTIVITY_WAIT_SIPI BIT(8)
 enum { CR3_TARGETS = 4 };
 #define MISC_FEATURES (0x7ffull << 5 | 0xfull << 28)
@@ -145,6 +152,8 @@ static uint64_t features_of(const struct vmx_caps *c)
 		{ VMCS_FEATURE_BNDCFGS, c->entry.may, VMENTRY_LOAD_BNDCFGS },
 		{ VMCS_FEATURE_BNDCFGS, c->exit.may, VMEXIT_CLEAR_BNDCFGS },
 		{ VMCS_FEATURE_EPT_VE, c->secondary.may, SECONDARY_EPT_VE },
+		{ VMCS_FEATURE_PLE, c->secondary.may, SECONDARY_PLE },
+		{ VMCS_FEATURE_NOTIFY, c->secondary.may, SECONDARY_NOTIFY },
 		{ VMCS_FEATURE_CR3_TARGETS, MISC_CR3_TARGETS(c->misc), ~0u },
 	};
 	uint64_t features = 0;
@@ -169,7 +178,7 @@ void vmx_caps_init(struct vmx_caps *c)
 	*c = (struct vmx_caps){
 		.basic = VMX_REVISION | (uint64_t)VMCS12_SIZE << 32 | 6ull << 50 | BASIC_INS_OUTS_INFO | VMX_BASIC_TRUE_CONTROLS,
 		.misc = MISC_TIMER_RATE | MISC_STORE_LMA | MISC_ACTIVITY_HLT | MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_VMWRITE_ANY |
-		        (params.cr3_targets ? CR3_TARGETS << 16 : 0),
+		        (params.cr3_targets ? CR3_TARGETS << 16 : 0) | (params.shutdown_state ? MISC_ACTIVITY_SHUTDOWN : 0),
 		.cr0_fixed0 = CR0_PE | CR0_NE | CR0_PG, .cr0_fixed1 = 0xffffffff,
 		.cr4_fixed0 = CR4_VMXE, .cr4_fixed1 = CR4_KNOWN,
 	};

@@ -163,6 +163,8 @@ static bool check_high_priority(struct vmx_vcpu *v)
 		return exit_plain(v, EXIT_TPR_BELOW_THRESHOLD, 0);
 	if (v->mtf_pending)
 		return exit_plain(v, EXIT_MTF, 0);
+	if (v->cpu->bus_locked)
+		return exit_plain(v, EXIT_BUS_LOCK, 0);
 	if (debug_trap_due(v->cpu)) {
 		raise_debug_trap(v->cpu);
 		return false;

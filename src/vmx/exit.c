@@ -322,6 +322,9 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e)
 	struct vmexit exit = *e;
 	bool nmi_exit = exit.reason == EXIT_EXCEPTION_NMI && intr_type(exit.intr_info) == EVENT_NMI;
 
+	if (v->cpu->bus_locked && exit.reason != EXIT_BUS_LOCK)
+		exit.reason |= EXIT_BUS_LOCKED;
+	v->cpu->bus_locked = false;
 	report_undelivered(v->cpu, &exit);
 	save_exit_information(vmcs, &exit);
 	save_guest_state(v, exit.idt_info & INTR_INFO_VALID);

@@ -49,6 +49,14 @@ static void merge_cr3_targets(struct control_block *ctl, const struct vmcs12 *vm
 	ctl->cr3_target_count = vmcs->cr3_target_count;
 }
 
+static void merge_pauses(struct control_block *ctl, const struct vmcs12 *vmcs)
+{
+	ctl->ple_gap = vmcs->ple_gap;
+	ctl->ple_window = vmcs->ple_window;
+	ctl->ple_first = ctl->ple_last = 0;
+	ctl->notify_window = vmcs->notify_window;
+}
+
 static void merge_fixed_bits(struct control_block *ctl, const struct vmx_caps *caps)
 {
 	ctl->in_vmx_root_or_non_root = true;
@@ -79,6 +87,8 @@ void vmx_merge(struct vmx_vcpu *v)
 	ctl->cr4_shadow = vmcs->cr4_read_shadow;
 	ctl->tpr_threshold = vmcs->tpr_threshold;
 	ctl->xss_exit_bitmap = vmcs->xss_exit_bitmap;
+	ctl->encls_bitmap = vmcs->encls_exiting_bitmap;
+	merge_pauses(ctl, vmcs);
 	merge_time(ctl, vmcs);
 	merge_addresses(ctl, vmcs);
 	merge_ept(ctl, vmcs, &v->caps);

@@ -163,7 +163,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	u->cpu = en->cpu;
 	u->block = b;
 	u->mode = mode;
-	u->careful = mode & XMODE_CAREFUL || !(mode & MODE_FLAT) || mode & (MODE_ALIGN | MODE_WATCH) || params.careful;
+	u->careful = mode & XMODE_CAREFUL || !(mode & MODE_FLAT) || mode & (MODE_ALIGN | MODE_WATCH | MODE_BUS_LOCK) || params.careful;
 	u->ncold = 0;
 	u->ended = false;
 	u->e = (struct emit){ .p = en->code };

@@ -168,7 +168,7 @@ void site_commit(struct cpu *cpu, uint64_t arg)
 	access_commit(cpu, 0);
 	if (cpu->exclusive)
 		cpu->ops->exclusive_end(cpu);
-	if (site->block->valid || site->block->mode & XMODE_ONE)
+	if (site->block->mode & (XMODE_ONE | MODE_STEP) || (site->block->valid && !cpu->bus_locked))
 		return;
 	cpu->io.nreads = cpu->io.next = 0;
 	cpu->rip = site->next;
@@ -185,4 +185,8 @@ void careful_begin(struct cpu *cpu, uint64_t info)
 	if (access & ACCESS_WRITE && (addr & 4095) + size > 4096 && insn_locks(cpu->cur_insn))
 		cpu->ops->exclusive_begin(cpu);
 	cpu->slow_result = (uintptr_t)access_begin(cpu, 0, addr, size, access);
+	if (cpu->mode & MODE_BUS_LOCK && (addr & 63) + size > 64 && insn_locks(cpu->cur_insn)) {
+		cpu->bus_locked = true;
+		atomic_fetch_or(&cpu->poll, POLL_EVENT);
+	}
 }

@@ -17,7 +17,8 @@ static bool extension_offered(unsigned ext)
 	case ZYDIS_ISA_EXT_RDSEED: case ZYDIS_ISA_EXT_RDTSCP: case ZYDIS_ISA_EXT_RDWRFSGS: case ZYDIS_ISA_EXT_SHA: case ZYDIS_ISA_EXT_SMAP:
 	case ZYDIS_ISA_EXT_SMX: case ZYDIS_ISA_EXT_SSE: case ZYDIS_ISA_EXT_SSE2: case ZYDIS_ISA_EXT_SSE3: case ZYDIS_ISA_EXT_SSE4:
 	case ZYDIS_ISA_EXT_SSSE3: case ZYDIS_ISA_EXT_VMFUNC: case ZYDIS_ISA_EXT_VTX: case ZYDIS_ISA_EXT_X87: case ZYDIS_ISA_EXT_XSAVE:
-	case ZYDIS_ISA_EXT_XSAVEC: case ZYDIS_ISA_EXT_XSAVEOPT: case ZYDIS_ISA_EXT_XSAVES: case ZYDIS_ISA_EXT_SVM:
+	case ZYDIS_ISA_EXT_XSAVEC: case ZYDIS_ISA_EXT_XSAVEOPT: case ZYDIS_ISA_EXT_XSAVES: case ZYDIS_ISA_EXT_SVM: case ZYDIS_ISA_EXT_SGX:
+	case ZYDIS_ISA_EXT_WAITPKG:
 		return true;
 	default:
 		return false;
@@ -408,7 +409,7 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 			x->kind = r->fn == rule_cli ? KIND_CLI : r->fn == rule_sti ? KIND_STI : KIND_RULE;
 		return;
 	}
-	if (z->meta.isa_ext == ZYDIS_ISA_EXT_CET || z->meta.isa_ext == ZYDIS_ISA_EXT_SVM || in->mnemonic == ZYDIS_MNEMONIC_UD0 ||
+	if (z->meta.isa_ext == ZYDIS_ISA_EXT_CET || z->meta.isa_ext == ZYDIS_ISA_EXT_SVM || z->meta.isa_ext == ZYDIS_ISA_EXT_SGX || in->mnemonic == ZYDIS_MNEMONIC_UD0 ||
 	    in->mnemonic == ZYDIS_MNEMONIC_UD1 || in->mnemonic == ZYDIS_MNEMONIC_UD2) {
 		set_rule(x, rule_ud, RULE_ENDS);
 		return;

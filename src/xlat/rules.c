@@ -69,6 +69,8 @@ static const struct rule_binding bindings[] = {
 	{ M(VMLAUNCH), RULE_ENDS, rule_vmx }, { M(VMRESUME), RULE_ENDS, rule_vmx }, { M(INVEPT), RULE_ENDS, rule_vmx },
 	{ M(INVVPID), RULE_ENDS, rule_vmx }, { M(VMCALL), RULE_ENDS, rule_vmcall }, { M(VMMCALL), RULE_ENDS, rule_vmcall },
 	{ M(VMFUNC), RULE_ENDS, rule_vmfunc },
+	{ M(ENCLS), RULE_ENDS, rule_encls }, { M(TPAUSE), RULE_ENDS, rule_user_wait }, { M(UMWAIT), RULE_ENDS, rule_user_wait },
+	{ M(UMONITOR), 0, rule_umonitor },
 };
 #undef M
 

@@ -188,7 +188,7 @@ static void test_other_narrowing(void)
 	EXPECT(vmx_caps_write(&c, 0x485, misc & ~(0x1ffull << 16)) && vmx_caps_write(&c, 0x485, misc), "fewer CR3 targets");
 	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 25), "MSR lists");
 	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 32), "MSEG");
-	EXPECT(!vmx_caps_write(&c, 0x485, misc | BIT(7)) && !vmx_caps_write(&c, 0x485, misc | BIT(14)), "states, PT");
+	EXPECT(!vmx_caps_write(&c, 0x485, misc | BIT(9)) && !vmx_caps_write(&c, 0x485, misc | BIT(14)), "states, PT");
 	EXPECT(vmx_caps_write(&c, 0x485, misc & ~BIT(6)), "HLT state lost");
 
 	EXPECT(vmx_caps_write(&c, 0x48c, 0) && vmx_caps_write(&c, 0x48c, ept), "EPT_VPID_CAP");

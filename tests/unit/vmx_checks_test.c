@@ -526,7 +526,7 @@ static void test_rip_rflags(void)
 static void test_activity(void)
 {
 	CASE(PASS, ACTIVITY = ACTIVITY_HLT);
-	CASE(GUEST, ACTIVITY = ACTIVITY_SHUTDOWN);       /* not offered */
+	CASE(PASS, ACTIVITY = ACTIVITY_SHUTDOWN);
 	CASE(PASS, ACTIVITY = ACTIVITY_WAIT_SIPI);
 	CASE(GUEST, ACTIVITY = 4);
 	CASE(GUEST, ACTIVITY = ACTIVITY_HLT; vmcs.guest_ss_ar_bytes |= 3 << 5; vmcs.guest_cs_ar_bytes |= 3 << 5);
