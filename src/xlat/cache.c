@@ -93,7 +93,7 @@ static unsigned hash_of(const uint8_t *source, uint64_t rip, uint32_t mode)
 struct block *block_find(struct engine *en, const uint8_t *source, uint64_t rip, uint32_t mode)
 {
 	struct block *b = en->hash[hash_of(source, rip, mode)];
-	while (b && (b->source != source || b->rip != rip || b->mode != mode))
+	while (b && !block_is(b, source, rip, mode))
 		b = b->hash_next;
 	return b;
 }

@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 1024, QUICK_ENTRIES = 4096, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 1024, QUICK_ENTRIES = 16384, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
@@ -93,9 +93,6 @@ struct jump_cache {
 	void *target[JUMP_CACHE_ENTRIES];
 };
 
-/* The dispatcher's short cut past the hash. */
-struct quick { uint64_t rip; const uint8_t *source; uint32_t mode; struct block *block; };
-
 /* A store over two pages, between slow_cross() and site_commit(). */
 struct crossing { bool open; uint8_t *first, *rest, *bounce; unsigned first_len, rest_len; };
 
@@ -116,7 +113,7 @@ struct engine {
 	struct jump_cache_key jump_keys[JUMP_CACHE_COUNT];
 	struct jump_cache *jump_caches;  /* one for each key */
 	int jump_cache;                  /* the current one, or -1 */
-	struct quick quick[QUICK_ENTRIES];
+	struct block *quick[QUICK_ENTRIES];      /* short cut past the hash, by RIP */
 	uint64_t selections;
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
@@ -272,7 +269,11 @@ void site_commit(struct cpu *cpu, uint64_t site);
 void careful_begin(struct cpu *cpu, uint64_t info);
 
 static inline uint8_t *to_rx(const struct engine *en, uint8_t *rw) { return rw + (en->rx - en->rw); }
-static inline struct quick *quick_of(struct engine *en, uint64_t rip) { return &en->quick[(rip ^ rip >> 12) & (QUICK_ENTRIES - 1)]; }
+static inline struct block **quick_place(struct engine *en, uint64_t rip) { return &en->quick[(rip ^ rip >> 14) & (QUICK_ENTRIES - 1)]; }
+static inline bool block_is(const struct block *b, const uint8_t *source, uint64_t rip, uint32_t mode)
+{
+	return b->source == source && b->rip == rip && b->mode == mode;
+}
 #define PAGE_HASH_OF(host_page) (((uint64_t)(host_page) >> 12) & (PAGE_HASH - 1))
 
 #endif

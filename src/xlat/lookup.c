@@ -34,11 +34,12 @@ static struct block *known_block(struct cpu *cpu)
 	const uint8_t *host = exec_host(cpu, rip);
 	if (!host)
 		return NULL;
-	struct quick *q = quick_of(en, rip);
-	struct block *b = q->rip == rip && q->source == host && q->mode == cpu->mode && q->block->valid ? q->block :
-	                  block_find(en, host, rip, cpu->mode);
+	struct block **quick = quick_place(en, rip), *b = *quick;
+	if (!b || !b->valid || !block_is(b, host, rip, cpu->mode))
+		b = block_find(en, host, rip, cpu->mode);
 	if (!b || !block_linkable(cpu, b) || (b->source2 && exec_host(cpu, straddle_page(cpu, b)) != b->source2))
 		return NULL;
+	*quick = b;
 	return b;
 }
 

@@ -87,10 +87,10 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 {
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
-	struct quick *q = quick_of(en, cpu->rip);
-	if (likely(q->rip == cpu->rip && q->source == host && q->mode == mode && q->block->valid) && !unpaged(cpu) && !params.revalidate)
-		return q->block;
-	struct block *b = block_find(en, host, cpu->rip, mode);
+	struct block **quick = quick_place(en, cpu->rip), *b = *quick;
+	if (likely(b && b->valid && !b->source2 && block_is(b, host, cpu->rip, mode)) && !unpaged(cpu) && !params.revalidate)
+		return b;
+	b = block_find(en, host, cpu->rip, mode);
 	if (b && b->source2) {
 		bool current = straddle_current(cpu, b);         /* may have killed it already */
 		if (b->valid && !current)
@@ -110,8 +110,7 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 			engine_reset(en);
 		b = block_translate(en, host, cpu->rip, mode);
 	}
-	if (!b->source2)
-		*q = (struct quick){ cpu->rip, host, mode, b };
+	*quick = b;
 	return b;
 }
 
