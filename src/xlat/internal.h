@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 4096, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 1024, QUICK_ENTRIES = 16384, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 16384, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 4096, QUICK_ENTRIES = 16384, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CODE_ROOM = 128 << 10 /* most that one block may take */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
