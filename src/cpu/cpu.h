@@ -137,6 +137,9 @@ struct cpu_ops {
 
 #include "cpu/tlb.h"
 
+enum { CPU_LANES = 2048 };
+struct lane { uint64_t tag, value; };
+
 struct cpu {
 	/* --- what generated code touches; offsets below 128 encode in one byte --- */
 	uint64_t gpr[16];
@@ -146,6 +149,7 @@ struct cpu {
 	uint64_t rflags;                 /* whole register whenever C code runs */
 	struct tlb_entry *tlb;           /* current context's entries */
 	uint64_t tlb_mask;               /* (entries - 1) * sizeof(struct tlb_entry) */
+	uint64_t tlb_key;                /* another one whenever tlb is, or when anything was taken out of it */
 	void **jump_cache;               /* current context's and mode's */
 	uint64_t spill[8];               /* the translator's */
 	uint64_t slow_addr, branch_rip, slow_result;     /* branch_rip: of the last indirect branch, or 0 */
@@ -225,6 +229,8 @@ struct cpu {
 	unsigned index;                  /* APIC id */
 	_Atomic bool running;            /* inside the engine: may hold TLB entries in use */
 	bool exclusive;                  /* no other vCPU runs: a locked instruction crosses pages */
+
+	struct lane lane[CPU_LANES];     /* the translator's (xlat/loop.c) */
 };
 
 enum { WANT_INTR = 1, WANT_NMI = 2 };

@@ -118,6 +118,7 @@ static void context_recycle(struct cpu *cpu, struct tlb_context *c, const struct
 	c->own.id = ++s->last_id;
 	c->seen = s->drops;
 	c->jumps = &c->own;
+	tlb_context_changed(cpu, c);
 }
 
 static struct tlb_context **hint_of(struct tlb_set *s, const struct tlb_key *k)
@@ -159,6 +160,7 @@ static void context_select(struct cpu *cpu, struct tlb_context *c)
 
 	cpu->tlbs->current = c;
 	cpu->tlb = c->entries;
+	cpu->tlb_key = c->lane_key;
 	cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
 	/* A shared domain may have become another one's since c was last here. */
 	if (tlb_shares_jumps(&c->key) && (j == &c->own || j->key.eptp != c->key.eptp || j->key.bits != c->key.bits || j->key.vpid != c->key.vpid))
@@ -262,7 +264,7 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 		return;
 	new.read_tag = (w->rights & ACCESS_READ) && !watched ? page : TLB_NO_TAG;
 	new.write_tag = new.read_tag != TLB_NO_TAG && (w->rights & ACCESS_WRITE) && w->dirty && store_is_plain(slot, w->pa)
-	              ? page : TLB_NO_TAG;
+	              ? page : tlb_no_write(page);
 	new.exec_tag = exec ? page : TLB_NO_TAG;
 	new.host = host;
 	if (tlb_entry_page(&new) == TLB_NO_TAG)

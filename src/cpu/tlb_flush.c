@@ -46,6 +46,7 @@ void tlb_context_flush(struct cpu *cpu, struct tlb_context *c, bool keep_globals
 			sweep_listed(c, TLB_GLOBAL);
 	}
 	c->conflicts = 0;
+	tlb_context_changed(cpu, c);
 	if (!keep_globals) {
 		memset(c->large, 0, sizeof(c->large));
 		c->huge = 0;
@@ -108,6 +109,7 @@ static void drop_apply(struct cpu *cpu, struct tlb_context *c, const struct tlb_
 	if (!drop_concerns(d, &c->key, &only_globals))
 		return;
 	context_drop_addr(c, d->addr, only_globals);
+	tlb_context_changed(cpu, c);
 	tlb_jumps_drop(cpu, &c->own, d->addr, tlb_large_shift(&c->key));
 }
 
@@ -221,11 +223,12 @@ void tlb_flush_all_ept(struct cpu *cpu)
 static void drop_write(struct tlb_entry *e, uint64_t host, bool all)
 {
 	if (all || e->host == host)
-		e->write_tag = TLB_NO_TAG;
+		e->write_tag = tlb_no_write(tlb_entry_page(e));
 }
 
-static void context_drop_writes(struct tlb_context *c, uint64_t host, bool all)
+static void context_drop_writes(struct cpu *cpu, struct tlb_context *c, uint64_t host, bool all)
 {
+	tlb_context_changed(cpu, c);
 	if (!all_listed(c)) {
 		for (uint64_t i = 0; i < c->count; i++)
 			drop_write(&c->entries[i], host, all);
@@ -239,11 +242,11 @@ static void context_drop_writes(struct tlb_context *c, uint64_t host, bool all)
 void tlb_drop_write(struct cpu *cpu, const uint8_t *host_page)
 {
 	FOR_EACH_KEY(cpu->tlbs, k)
-		context_drop_writes(context_of(cpu->tlbs, k), TLB_PAGE((uint64_t)host_page), false);
+		context_drop_writes(cpu, context_of(cpu->tlbs, k), TLB_PAGE((uint64_t)host_page), false);
 }
 
 void tlb_drop_all_writes(struct cpu *cpu)
 {
 	FOR_EACH_KEY(cpu->tlbs, k)
-		context_drop_writes(context_of(cpu->tlbs, k), 0, true);
+		context_drop_writes(cpu, context_of(cpu->tlbs, k), 0, true);
 }

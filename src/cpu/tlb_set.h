@@ -43,6 +43,7 @@ struct tlb_context {
 	uint64_t conflicts;              /* entries pushed out since the last flush or growth */
 	struct tlb_key key;
 	uint64_t seen;                   /* drops (below) that have been applied here */
+	uint64_t lane_key;               /* what cpu->tlb_key is under this context: a new one whenever anything is taken out, not pushed out */
 	uint64_t last_use;
 	/* Entries filled since the last flush, not global and global; more than TLB_LISTED are not listed, and a flush sweeps all. */
 	unsigned listed[TLB_CLASSES];
@@ -62,7 +63,7 @@ struct tlb_set {
 	unsigned count, used;            /* contexts; used: the first so many have a key */
 	struct tlb_key key[TLB_CONTEXTS_MAX];    /* of the contexts, once more: what flushes search */
 	uint64_t entries, most;          /* of a new context, and of one that has grown; powers of two */
-	uint64_t clock, last_id;
+	uint64_t clock, last_id, last_lane_key;
 	struct tlb_context *current;
 	uint64_t drops;                  /* how many there have been */
 	struct tlb_drop drop[TLB_DROPS];         /* the last ones */
@@ -90,9 +91,19 @@ static inline uint64_t tlb_entry_page(const struct tlb_entry *e)
 {
 	return e->read_tag != TLB_NO_TAG ? e->read_tag : e->exec_tag;
 }
+/* No write tag for an entry of that page: odd in even entries and the other way, so that no address of this entry matches. */
+static inline uint64_t tlb_no_write(uint64_t page) { return (TLB_NO_TAG & ~0x1000ull) | (~page & 0x1000); }
 static inline void tlb_entry_clear(struct tlb_entry *e)
 {
-	*e = (struct tlb_entry){ TLB_NO_TAG, TLB_NO_TAG, 0, TLB_NO_TAG };
+	*e = (struct tlb_entry){ TLB_NO_TAG, TLB_NO_TAG, TLB_NO_TAG, TLB_NO_TAG };      /* accesses to that very address fault */
+}
+
+/* Something was, or may have been, taken out of c. */
+static inline void tlb_context_changed(struct cpu *cpu, struct tlb_context *c)
+{
+	c->lane_key = ++cpu->tlbs->last_lane_key;
+	if (c == cpu->tlbs->current)
+		cpu->tlb_key = c->lane_key;
 }
 
 /* Empties a context, of its global entries too unless kept. */

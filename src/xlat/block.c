@@ -60,6 +60,7 @@ static void unit_emit(struct translation_unit *u)
 	put_indirect_entry(u);
 	b->entry = u->e.p;
 	b->map = u->map;
+	put_loop_entry(u);
 	if (!(u->mode & XMODE_ONE))
 		put_poll(u, &u->insn[0]);
 	for (unsigned i = 0; i < u->count; i++) {
@@ -169,6 +170,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	u->e = (struct emit){ .p = en->code };
 	mark_before_reading(en, host, mode);
 	unit_read(u, host, rip);
+	unit_loop(u);
 	unit_liveness(u);
 	unit_windows(u);
 	unit_emit(u);

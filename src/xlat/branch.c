@@ -114,7 +114,7 @@ static struct mem_operand put_push_access(struct translation_unit *u, struct xin
 	if (x->window[WINDOW_STACK].role)
 		return put_window_access(u, x, WINDOW_STACK, REG_RSP, -8, 8, ACCESS_WRITE);
 	put_sp_address(u, H_R15, -(int)stack_bytes(u));
-	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_WRITE);
+	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_WRITE, x->window[WINDOW_STACK].lane);
 }
 
 static void put_push_constant(struct translation_unit *u, struct xinsn *x, uint64_t v)
@@ -176,7 +176,7 @@ static struct mem_operand put_stack_read(struct translation_unit *u, struct xins
 	if (x->window[WINDOW_STACK].role)
 		return put_window_access(u, x, WINDOW_STACK, base, 0, 8, ACCESS_READ);
 	put_sp_address(u, host_reg(base), 0);
-	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_READ);
+	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_READ, x->window[WINDOW_STACK].lane);
 }
 
 static void put_pop(struct translation_unit *u, struct xinsn *x)
@@ -297,5 +297,6 @@ void put_control(struct translation_unit *u, struct xinsn *x)
 	case KIND_LEAVE: put_leave(u, x); break;
 	case KIND_CLI: put_interrupt_flag(u, false); break;
 	case KIND_STI: put_sti(u, x); break;
+	case KIND_LOOP: put_loop_back(u, x); u->ended = u->loop.always; break;
 	}
 }

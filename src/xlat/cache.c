@@ -78,6 +78,7 @@ void engine_reset(struct engine *en)
 	en->code = en->code_start;
 	en->meta_next = en->meta;
 	en->nblocks = en->nexits = 0;
+	en->nlanes = 1;
 	en->flush_wanted = false;
 	en->stats.flushes++;
 	memset(en->quick, 0, sizeof en->quick);

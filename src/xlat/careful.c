@@ -37,7 +37,7 @@ static _Noreturn void leave_block(struct cpu *cpu)
 }
 
 /* Leaves the block: the instruction at rip is to be run as a careful translation. */
-static _Noreturn void be_careful(struct cpu *cpu)
+_Noreturn void be_careful(struct cpu *cpu)
 {
 	cpu->engine->want_careful = true;
 	leave_block(cpu);
@@ -93,6 +93,8 @@ static void slow_window(struct cpu *cpu, const struct access_site *site)
 	cpu->spill[SPILL_TARGET] = (uintptr_t)site->copy;
 	if ((addr & 4095) + site->size > 4096 || (start & 4095) + site->span > 4096 || !cpu_canonical(cpu, start))
 		return;
+	check_x87(cpu, site->x87_wait);
+	check_aligned(cpu, site->aligned, addr, site->size);
 	tlb_translate(cpu, addr, site->access);
 	uint8_t *host = tlb_hit(cpu, start, site->window_write);
 	if (!host)

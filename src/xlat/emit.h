@@ -30,6 +30,7 @@ static inline struct mem_operand mem_state(const struct emit *e, size_t offset)
 /* A field of struct cpu. */
 #define AT(e, field) mem_state(e, offsetof(struct cpu, field))
 #define AT_GPR(e, n) mem_state(e, offsetof(struct cpu, gpr) + 8 * (n))
+#define AT_LANE(e, n, field) mem_state(e, offsetof(struct cpu, lane) + (n) * sizeof(struct lane) + offsetof(struct lane, field))
 #define AT_SPILL(e, n) mem_state(e, offsetof(struct cpu, spill) + 8 * (n))
 
 static inline void put8(struct emit *e, unsigned v) { *e->p++ = (uint8_t)v; }

@@ -110,6 +110,7 @@ struct engine {
 	unsigned nblocks, max_blocks;
 	struct block_exit **exits;       /* by exit id */
 	unsigned nexits, max_exits;
+	unsigned nlanes;                 /* of cpu->lane[], in use; lane 0 is none */
 	struct jump_cache_key jump_keys[JUMP_CACHE_COUNT];
 	struct jump_cache *jump_caches;  /* one for each key */
 	int jump_cache;                  /* the current one, or -1 */
@@ -118,7 +119,7 @@ struct engine {
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
-	struct { uint8_t vector; bool fault; } signal;    /* for stub_signal */
+	struct { uint8_t vector; bool fault, retry; } signal;    /* for stub_signal */
 	uint64_t dispatches;
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_signal;
@@ -130,15 +131,18 @@ static inline unsigned jump_cache_index(uint64_t rip) { return rip >> JUMP_CACHE
 
 /* An instruction on its way through the translator. */
 enum insn_kind { KIND_NATIVE, KIND_RULE, KIND_NOP, KIND_LEA, KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET, KIND_JMP_IND, KIND_CALL_IND,
-                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING, KIND_CLI, KIND_STI };
+                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING, KIND_CLI, KIND_STI,
+                 KIND_LOOP /* goes back to the block's own start: loop.c */ };
 enum { RULE_ENDS = 1 };                  /* the rule may change RIP, mode, mapping or code: ends the block */
 
 /* What a memory access has to do with a window (window.c). */
 enum window_role { WINDOW_NONE, WINDOW_LEAD, WINDOW_MEMBER };
+enum { WINDOW_REGISTERS = 2, WINDOW_IN_LANE = 2 /* the lane holds it */ };
 enum window_part { WINDOW_OPERAND, WINDOW_STACK, WINDOW_PARTS };
 struct window {
-	uint8_t role, reg;               /* enum window_role; window register 0 or 1 */
+	uint8_t role, reg;               /* enum window_role; window register 0 or 1, or WINDOW_IN_LANE */
 	bool write;                      /* lead: some member writes */
+	uint16_t lane;                   /* lead, and access without a window: what is compared instead of the TLB, or 0; WINDOW_IN_LANE: all members */
 	uint16_t before, span;           /* lead: the span begins so many bytes before its own operand, and has so many */
 };
 
@@ -162,6 +166,15 @@ struct xinsn {
 	uint8_t imm_offset;              /* of immediates in in.bytes; == in.len if none */
 };
 
+/* A loop of one block; body: 0 if the block is none. */
+enum { MAX_LOOP_LANES = 16 };
+struct loop {
+	unsigned body, rounds;           /* instructions of a round */
+	bool always;                     /* the last branch back is no JCC */
+	unsigned nlanes, first, key;     /* lanes first to first + nlanes - 1; key: the lane whose tag is the TLB's key for them */
+	uint8_t *head;
+};
+
 struct translation_unit {
 	struct emit e;
 	struct engine *engine;
@@ -172,6 +185,7 @@ struct translation_unit {
 	struct xinsn insn[MAX_BLOCK_INSNS];
 	unsigned count;
 	bool ended;                      /* last instruction left the block */
+	struct loop loop;
 	/* cold code to be emitted after the block */
 	struct cold {
 		uint8_t kind;
@@ -179,6 +193,9 @@ struct translation_unit {
 		int8_t window;                   /* COLD_WINDOW: the register */
 		uint8_t *place;                  /* the jump that leads here */
 		uint64_t rip;
+		uint16_t lane;                   /* that missed; 0: none */
+		uint8_t *hit;                    /* where the lane, filled, is used */
+		unsigned size;                   /* of the access or span */
 		/* COLD_ACCESS: */
 		struct access_site *site;
 		uint8_t *back;                   /* where the hot code goes on with the host address */
@@ -191,6 +208,7 @@ struct translation_unit {
 enum { COLD_ACCESS,                      /* TLB missed */
        COLD_WINDOW,                      /* the same at the lead of a window */
        COLD_POLL,                        /* leave: poll word set */
+       COLD_LANES,                       /* the TLB has changed: lanes hold nothing */
        COLD_GOTO };                      /* go to rip */
 
 /* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
@@ -202,6 +220,12 @@ void unit_check_sti(struct translation_unit *u);
 struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
 const struct rule_binding *rule_find(unsigned mnemonic);
 rule_fn rule_cs_store, rule_simd_unavailable, rule_x87_unavailable, rule_too_long, rule_direction;
+/* loop.c */
+void unit_loop(struct translation_unit *u);
+unsigned loop_lane(struct translation_unit *u);
+void put_loop_entry(struct translation_unit *u);
+void put_cold_lanes(struct translation_unit *u, const struct cold *c);
+void put_loop_back(struct translation_unit *u, const struct xinsn *x);
 /* liveness.c */
 void unit_liveness(struct translation_unit *u);
 /* window.c */
@@ -209,8 +233,8 @@ void unit_windows(struct translation_unit *u);
 /* block.c */
 struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode);
 /* memory.c: the guest-linear address (careful: the offset) is in r13; leaves the operand's host address at the returned place.
- * Uses r13 and r14 only. seg matters to careful translations. */
-struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access);
+ * Uses r13 and r14 only. seg matters to careful translations. lane: 0: none. */
+struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access, unsigned lane);
 /* The access at [base + disp] of guest register base, which has a window role. */
 struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
                                      unsigned size, unsigned access);
@@ -221,6 +245,9 @@ bool operand_commits(const struct translation_unit *u, const struct xinsn *x);
 void put_commit(struct translation_unit *u, const struct xinsn *x);
 /* r14 = fn's argument in r13; calls fn(cpu, arg) with the whole state stored at x. */
 void put_call_c(struct translation_unit *u, const struct xinsn *x, void (*fn)(struct cpu *, uint64_t), uint64_t arg);
+/* The arithmetic flags are in AX, and RAX in memory, between the two. */
+void put_flags_saved(struct translation_unit *u);
+void put_flags_restored(struct translation_unit *u);
 void put_rip(struct translation_unit *u, uint64_t rip);  /* cpu->rip = rip */
 void unit_cold(struct translation_unit *u);
 void put_segment_base(struct translation_unit *u, int seg);       /* r13 += base of seg; uses r14 */
@@ -264,6 +291,7 @@ void block_unlink(struct engine *en, struct block *b);
 extern __thread struct cpu *engine_current;      /* whose translated code this thread runs, for signal handlers */
 void engine_signal_landed(struct cpu *cpu);      /* raises what the signal stands for */
 /* careful.c: what cold code calls */
+_Noreturn void be_careful(struct cpu *cpu);       /* run the instruction at rip as a careful translation */
 void slow_access(struct cpu *cpu, struct access_site *site);
 void site_commit(struct cpu *cpu, uint64_t site);
 void careful_begin(struct cpu *cpu, uint64_t info);

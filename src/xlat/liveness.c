@@ -10,7 +10,7 @@ void unit_liveness(struct translation_unit *u)
 	uint32_t live = RFLAGS_ARITH;
 	for (int i = (int)u->count - 1; i >= 0; i--) {
 		struct xinsn *x = &u->insn[i];
-		bool leaves = x->kind == KIND_RULE || x->kind == KIND_STI || x->kind == KIND_JCC || x->kind == KIND_JMP || params.precise_flags;
+		bool leaves = x->kind == KIND_RULE || x->kind == KIND_STI || x->kind == KIND_JCC || x->kind == KIND_JMP || x->kind == KIND_LOOP || params.precise_flags;
 		if (leaves)
 			live = RFLAGS_ARITH;
 		else

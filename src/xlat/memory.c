@@ -90,55 +90,86 @@ static struct mem_operand put_careful_access(struct translation_unit *u, const s
 	return mem_base(H_R14, 0);
 }
 
-/*
- * The check of [r13, +size), as cpu/tlb.h describes it. Leaves r14 = host page
- * and r13 = offset in it; or, if window >= 0, host - guest address in that
- * host register. Goes to cold code of the given kind if it fails.
- */
-static struct cold *put_check(struct translation_unit *u, const struct xinsn *x, unsigned size, bool write, int window)
+void put_flags_saved(struct translation_unit *u)
 {
-	struct emit *e = &u->e;
-	bool save = x->flags_live != 0;
-	size_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
-	if (save) {
-		put_store(e, H_RAX, AT_SPILL(e, 0));
-		put_flags_to_ax(e);
-	}
+	put_store(&u->e, H_RAX, AT_SPILL(&u->e, 0));
+	put_flags_to_ax(&u->e);
+}
+
+void put_flags_restored(struct translation_unit *u)
+{
+	put_flags_from_ax(&u->e);
+	put_load(&u->e, H_RAX, AT_SPILL(&u->e, 0));
+}
+
+static size_t tag_offset(bool write)
+{
+	return write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+}
+
+/* The comparison of cpu/tlb.h for [r13, +size): r14 = entry, r13 = offset in its page; "above" if it fails. */
+static void put_lookup(struct emit *e, size_t tag, unsigned size)
+{
 	put_rorx(e, H_R14, H_R13, 7);
 	put_op_mem(e, 1, 0x23, H_R14, AT(e, tlb_mask));          /* and r14, mask */
 	put_op_mem(e, 1, 0x03, H_R14, AT(e, tlb));               /* add r14, tlb */
 	put_op_mem(e, 1, 0x2b, H_R13, mem_base(H_R14, tag));     /* sub r13, tag */
 	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
+}
+
+enum { NO_WINDOW = -1, WINDOW_LANE = -2 };
+
+/*
+ * The check of [r13, +size), with the lane if there is one, else with the TLB.
+ * Leaves r14 = host page and r13 = offset in it; or, for a window, host - guest
+ * address in that host register or (WINDOW_LANE) in the lane. Goes to cold code
+ * if it fails.
+ */
+static struct cold *put_check(struct translation_unit *u, const struct xinsn *x, unsigned size, bool write, int window, unsigned lane)
+{
+	struct emit *e = &u->e;
+	bool save = x->flags_live != 0;
+	size_t tag = tag_offset(write);
+	if (save)
+		put_flags_saved(u);
+	if (lane) {
+		put_op_mem(e, 1, 0x2b, H_R13, AT_LANE(e, lane, tag));    /* sub r13, tag */
+		put_alu_imm(e, 1, 7, H_R13, 4096 - (int)size);
+	} else {
+		put_lookup(e, tag, size);
+	}
 	struct access_site *site = meta_alloc(u->engine, sizeof *site);
 	*site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .length = x->in.len, .locked = insn_locks(&x->in),
 	                              .aligned = x->aligned, .x87_wait = x->x87_wait };
 	struct cold *c = &u->cold[u->ncold++];
-	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = COLD_ACCESS, .flags_saved = save, .write = write, .site = site };
-	if (window >= 0) {
+	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = window == NO_WINDOW ? COLD_ACCESS : COLD_WINDOW, .flags_saved = save,
+	                    .write = write, .site = site, .lane = lane, .size = size, .window = window, .hit = e->p };
+	if (lane) {
+		if (window != WINDOW_LANE)
+			put_load(e, window == NO_WINDOW ? H_R14 : window, AT_LANE(e, lane, value));
+	} else if (window >= 0) {
 		put_load(e, window, mem_base(H_R14, offsetof(struct tlb_entry, host)));
 		put_op_mem(e, 1, 0x2b, window, mem_base(H_R14, tag));
 	} else {
 		put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
 	}
-	if (save) {
-		put_flags_from_ax(e);
-		put_load(e, H_RAX, AT_SPILL(e, 0));
-	}
+	if (save)
+		put_flags_restored(u);
 	c->back = e->p;
 	return c;
 }
 
-static struct mem_operand put_fast_access(struct translation_unit *u, const struct xinsn *x, unsigned size, unsigned access)
+static struct mem_operand put_fast_access(struct translation_unit *u, const struct xinsn *x, unsigned size, unsigned access, unsigned lane)
 {
-	struct cold *c = put_check(u, x, size, access & ACCESS_WRITE, -1);
+	struct cold *c = put_check(u, x, size, access & ACCESS_WRITE, NO_WINDOW, lane);
 	c->site->size = size;
 	c->site->access = access;
 	return mem_index(H_R14, H_R13, 0, 0);
 }
 
-struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access)
+struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x, int seg, unsigned size, unsigned access, unsigned lane)
 {
-	struct mem_operand m = u->careful ? put_careful_access(u, x, seg, size, access) : put_fast_access(u, x, size, access);
+	struct mem_operand m = u->careful ? put_careful_access(u, x, seg, size, access) : put_fast_access(u, x, size, access, lane);
 	note_access(u, x);
 	return m;
 }
@@ -149,17 +180,24 @@ static unsigned operand_access(const struct xinsn *x)
 	return access ? access : ACCESS_READ;
 }
 
-static const int8_t window_register[2] = { H_R11, H_R10 };
+static const int8_t window_register[] = { H_R11, H_R10, WINDOW_LANE };
 
 /* r13 = start of the span. */
 static void put_window_check(struct translation_unit *u, const struct xinsn *x, const struct window *w, unsigned size, unsigned access)
 {
 	int to = window_register[w->reg];
-	struct cold *c = put_check(u, x, w->span, w->write, to);
-	c->kind = COLD_WINDOW;
-	c->window = to;
+	struct cold *c = put_check(u, x, w->span, w->write, to, w->lane);
 	*c->site = (struct access_site){ .rip = x->rip, .next = x->next, .block = u->block, .length = x->in.len, .size = size, .access = access,
-	                                 .window = true, .window_write = w->write, .before = w->before, .span = w->span };
+	                                 .aligned = x->aligned, .x87_wait = x->x87_wait, .window = true, .window_write = w->write, .before = w->before, .span = w->span };
+}
+
+/* The host register with host - guest address. */
+static int put_window(struct translation_unit *u, const struct window *w)
+{
+	if (w->reg < WINDOW_REGISTERS)
+		return window_register[w->reg];
+	put_load(&u->e, H_R14, AT_LANE(&u->e, w->lane, value));
+	return H_R14;
 }
 
 struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
@@ -167,14 +205,16 @@ struct mem_operand put_window_access(struct translation_unit *u, const struct xi
 {
 	struct emit *e = &u->e;
 	const struct window *w = &x->window[part];
-	int reg = window_register[w->reg];
 	int b = put_guest_reg(u, base, H_R13);
 	if (w->role == WINDOW_LEAD) {
-		put_lea(e, H_R13, mem_base(b, (int32_t)(disp - w->before)));
+		if (disp == w->before)
+			put_mov(e, H_R13, b);
+		else
+			put_lea(e, H_R13, mem_base(b, (int32_t)(disp - w->before)));
 		put_window_check(u, x, w, size, access);
 		b = put_guest_reg(u, base, H_R13);
 	}
-	return mem_index(b, reg, 0, (int32_t)disp);
+	return mem_index(b, put_window(u, w), 0, (int32_t)disp);
 }
 
 /* The same for a memory operand with an index, or of constant address. */
@@ -183,11 +223,12 @@ static struct mem_operand put_window_operand(struct translation_unit *u, const s
 	const struct window *w = &x->window[WINDOW_OPERAND];
 	put_effective_address(u, x);
 	if (w->role == WINDOW_LEAD) {
-		put_lea(&u->e, H_R13, mem_base(H_R13, -(int32_t)w->before));
+		if (w->before)
+			put_lea(&u->e, H_R13, mem_base(H_R13, -(int32_t)w->before));
 		put_window_check(u, x, w, x->in.mem_size, operand_access(x));
 		put_effective_address(u, x);
 	}
-	return mem_index(H_R13, window_register[w->reg], 0, 0);
+	return mem_index(H_R13, put_window(u, w), 0, 0);
 }
 
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x)
@@ -199,7 +240,7 @@ struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x
 	put_effective_address(u, x);
 	if (!u->careful && (x->in.seg == SEG_FS || x->in.seg == SEG_GS))
 		put_segment_base(u, x->in.seg);
-	return put_access(u, x, x->in.seg, x->in.mem_size, operand_access(x));
+	return put_access(u, x, x->in.seg, x->in.mem_size, operand_access(x), x->window[WINDOW_OPERAND].lane);
 }
 
 bool operand_commits(const struct translation_unit *u, const struct xinsn *x)
@@ -216,10 +257,33 @@ void put_commit(struct translation_unit *u, const struct xinsn *x)
 
 static void put_saved_flags_back(struct translation_unit *u, const struct cold *c)
 {
-	if (!c->flags_saved)
-		return;
-	put_flags_from_ax(&u->e);
-	put_load(&u->e, H_RAX, AT_SPILL(&u->e, 0));
+	if (c->flags_saved)
+		put_flags_restored(u);
+}
+
+/*
+ * A lane missed: looks into the TLB and fills it. Returns where that begins,
+ * with the address in r13. Falls through if the TLB misses, too.
+ */
+static uint8_t *put_lane_fill(struct translation_unit *u, const struct cold *c)
+{
+	struct emit *e = &u->e;
+	size_t tag = tag_offset(c->write);
+	put_op_mem(e, 1, 0x03, H_R13, AT_LANE(e, c->lane, tag)); /* add r13, tag */
+	uint8_t *lookup = e->p;
+	put_lookup(e, tag, c->size);
+	uint8_t *miss = put_jcc(e, 7);
+	put_store(e, H_R13, AT(e, slow_addr));
+	put_load(e, H_R13, mem_base(H_R14, tag));
+	put_store(e, H_R13, AT_LANE(e, c->lane, tag));
+	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
+	if (c->kind == COLD_WINDOW)
+		put_op_reg(e, 1, 0x29, H_R13, H_R14);            /* sub r14, r13 */
+	put_store(e, H_R14, AT_LANE(e, c->lane, value));
+	put_load(e, H_R13, AT(e, slow_addr));
+	put_jmp_to(e, c->hit);
+	patch_rel32(miss, e->p);
+	return lookup;
 }
 
 /*
@@ -231,7 +295,8 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 {
 	struct emit *e = &u->e;
 	struct engine *en = u->engine;
-	size_t tag = c->write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+	size_t tag = tag_offset(c->write);
+	uint8_t *lookup = c->lane ? put_lane_fill(u, c) : NULL;
 	if (c->kind == COLD_WINDOW) {
 		put_alu_imm(e, 1, 7, H_R13, 4095);               /* cmp: the page hits, so the span crosses its end */
 		uint8_t *miss = put_jcc(e, 7);
@@ -245,6 +310,14 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 	put_store(e, H_R13, AT(e, slow_addr));
 	put_mov_imm(e, H_R13, (uintptr_t)c->site);
 	put_jmp_to(e, en->stub_slow);
+	if (c->kind == COLD_WINDOW && c->lane) {                 /* the TLB has the page now */
+		c->site->back = to_rx(en, e->p);
+		if (c->flags_saved)
+			put_flags_saved(u);
+		put_load(e, H_R13, AT(e, slow_addr));
+		put_jmp_to(e, lookup);
+		return;
+	}
 	if (c->kind == COLD_WINDOW) {
 		c->site->back = to_rx(en, e->p);
 		put_mov(e, c->window, H_R14);
@@ -280,6 +353,7 @@ void unit_cold(struct translation_unit *u)
 		switch (c->kind) {
 		case COLD_ACCESS: case COLD_WINDOW: put_cold_access(u, c); break;
 		case COLD_POLL: put_cold_poll(u, c); break;
+		case COLD_LANES: put_cold_lanes(u, c); break;
 		case COLD_GOTO: put_goto_from(u, c->place, c->rip); break;
 		}
 	}

@@ -352,21 +352,19 @@ static bool put_in_place(struct translation_unit *u, const struct xinsn *x)
 		reg = rm;
 		rm = y.field[FIELD_RM].gpr;
 	}
+	if (y.field[FIELD_RM].write && x->in.opsize != 8)        /* a read of all of it would wait for two stores */
+		return false;
 	struct renaming r = { .host = { -1, -1, -1, -1 } };
 	struct mem_operand slot = AT_GPR(e, rm);
 	if (reg >= 0) {
 		r.host[FIELD_REG] = host_reg(reg) >= 0 ? host_reg(reg) : H_R13;
-		if (host_reg(reg) < 0 && gpr_read(&y, reg))
+		if (host_reg(reg) < 0 && y.field[FIELD_REG].read)
 			put_load(e, H_R13, AT_GPR(e, reg));
 	}
 	note_map(u, x, &r);
 	put_legacy(e, &y, &r, &slot);
 	if (reg >= 0 && host_reg(reg) < 0 && y.field[FIELD_REG].write)
 		put_store(e, H_R13, AT_GPR(e, reg));
-	if (y.field[FIELD_RM].write && x->in.opsize == 4) {      /* a register's upper half is cleared */
-		slot.disp += 4;
-		put_store_imm32(e, slot, 0);
-	}
 	return true;
 }
 
@@ -461,7 +459,7 @@ void put_bit_string(struct translation_unit *u, struct xinsn *x)
 		put_op_reg(e, 0, 0x0fb7, H_R13, H_R13);
 	put_flags_from_ax(e);
 	put_load(e, H_RAX, AT_SPILL(e, 0));
-	struct mem_operand m = put_access(u, x, in->seg, size, ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0));
+	struct mem_operand m = put_access(u, x, in->seg, size, ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0), 0);
 	if (m.index >= 0) {
 		put_lea(e, H_R14, m);
 		m = mem_base(H_R14, 0);

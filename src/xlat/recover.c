@@ -2,7 +2,8 @@
  * Host signals raised by translated code are exceptions of the guest: #DE,
  * #MF, #XM, and #GP for a misaligned vector operand. The handler finds the
  * guest instruction by its host address, stores the registers into struct cpu
- * and sends the thread to a stub that returns to the engine's loop.
+ * and sends the thread to a stub that returns to the engine's loop. A #GP is
+ * left to a careful translation to raise: it may have to be #SS.
  */
 #include "xlat/internal.h"
 /* glibc gives its indices of gregs[] the names that x86/decode.h has for registers. */
@@ -93,6 +94,8 @@ void engine_signal_landed(struct cpu *cpu)
 		cpu_leave(cpu, CPU_EXIT_EFAULT);
 	}
 	unsigned vector = en->signal.vector;
+	if (en->signal.retry)
+		be_careful(cpu);
 	cpu_raise_event(cpu, (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = vector, .has_error = vector == VEC_GP });
 }
 
@@ -117,7 +120,7 @@ bool engine_signal(int signo, void *siginfo, void *ucontext)
 		return false;
 	struct engine *en = cpu->engine;
 	const uint8_t *rip = (const uint8_t *)uc->uc_mcontext.gregs[REG_RIP];
-	bool memory_gone = signo == SIGBUS || (signo == SIGSEGV && si->si_code != SI_KERNEL);
+	bool memory_gone = (signo == SIGBUS || signo == SIGSEGV) && si->si_code != SI_KERNEL;
 	if (rip < en->rx || rip >= en->rx + en->size) {
 		if (!memory_gone || !in_client_memory(cpu, si->si_addr))
 			return false;
@@ -134,6 +137,7 @@ bool engine_signal(int signo, void *siginfo, void *ucontext)
 	cpu->rip = b->rip + (m->guest_offset_lo | m->guest_offset_hi << 8);
 	en->signal.vector = vector_of(cpu, signo, uc->uc_mcontext.gregs[UC_TRAPNO], m->fpu);
 	en->signal.fault = memory_gone;
+	en->signal.retry = en->signal.vector == VEC_GP && !(b->mode & XMODE_CAREFUL);
 	*host_greg(uc, H_RSP) = (greg_t)cpu;                        
 	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)to_rx(en, en->stub_signal);
 	return true;

@@ -7,12 +7,16 @@
  * page with all the rights that its members need, the block is left for a
  * translation without windows, at the lead.
  *
+ * In a loop (loop.c), leads and lone accesses whose address moves by little from
+ * round to round compare with a lane, and windows beyond the two registers are
+ * kept in their lanes.
+ *
  * Registers are followed through MOV, LEA, ADD and SUB of constants, PUSH and
  * POP as (value, offset). A rule ends all windows: it may change mappings.
  */
 #include "xlat/internal.h"
 
-enum { MAX_SPAN = 1024, MAX_ACCESSES = 3 * MAX_BLOCK_INSNS };
+enum { MAX_SPAN = 1024, MAX_LOOP_SPAN = 512 /* for they fail where a page ends */, MAX_STRIDE = 512, MAX_ACCESSES = 3 * MAX_BLOCK_INSNS };
 
 struct value { uint16_t id; int64_t offset; };
 /* id, index_id: what the base and the index hold; equal for two references only if they differ by a constant. */
@@ -50,7 +54,7 @@ static bool operand_followed(const struct xinsn *x)
 {
 	const struct insn *in = &x->in;
 	return in->mem && in->mem_size && in->mem_size <= 64 && in->addrsize == 8 &&
-	       in->seg != SEG_FS && in->seg != SEG_GS && !x->aligned && !x->x87_wait && !in->lock;
+	       in->seg != SEG_FS && in->seg != SEG_GS && !in->lock;
 }
 
 static void note_operand(struct analysis *a, unsigned i, bool write)
@@ -144,7 +148,7 @@ static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, in
 	for (unsigned i = lead; i < a->stop[lead]; i++) {
 		const struct access_ref *m = &a->ref[i];
 		int64_t l = m->offset < *low ? m->offset : *low, h = m->offset + m->size > *high ? m->offset + m->size : *high;
-		if (!same_values(m, r) || h - l > MAX_SPAN)
+		if (!same_values(m, r) || h - l > (a->u->loop.body ? MAX_LOOP_SPAN : MAX_SPAN))
 			continue;
 		*low = l;
 		*high = h;
@@ -155,7 +159,27 @@ static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, in
 	return n;
 }
 
-static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low, int64_t high, bool write, unsigned last)
+/* The value with which a register entered the loop: is it the same, but for a small distance, in the next round? */
+static bool value_steady(const struct analysis *a, unsigned id, unsigned scale)
+{
+	int64_t most = (int64_t)MAX_STRIDE * a->u->loop.rounds;
+	if (id == NO_VALUE)
+		return true;
+	if (id >= 16 || a->value[id].id != id)
+		return false;
+	int64_t step = a->value[id].offset << scale;
+	return step <= most && step >= -most;
+}
+
+/* A lane for the access, if it is worth one: 0 if not. */
+static unsigned lane_for(const struct analysis *a, const struct access_ref *r)
+{
+	if (!a->u->loop.body || !value_steady(a, r->id, 0) || !value_steady(a, r->index_id, r->scale))
+		return 0;
+	return loop_lane(a->u);
+}
+
+static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low, int64_t high, bool write, unsigned last, unsigned lane)
 {
 	for (unsigned i = lead; i <= last; i++) {
 		const struct access_ref *m = &a->ref[i];
@@ -164,6 +188,7 @@ static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low,
 		struct window *w = &a->u->insn[m->insn].window[m->part];
 		w->role = i == lead ? WINDOW_LEAD : WINDOW_MEMBER;
 		w->reg = reg;
+		w->lane = lane;
 	}
 	struct window *w = &a->u->insn[a->ref[lead].insn].window[a->ref[lead].part];
 	w->before = a->ref[lead].offset - low;
@@ -175,7 +200,7 @@ void unit_windows(struct translation_unit *u)
 {
 	static __thread struct analysis analysis;
 	struct analysis *a = &analysis;
-	unsigned busy[2] = { 0, 0 };             /* each window register is taken for references below this */
+	unsigned busy[WINDOW_REGISTERS] = { 0, 0 };      /* each window register is taken for references below this */
 	if (u->careful || (u->mode & MODE_CODE_MASK) != MODE_CODE64 || u->mode & (XMODE_NO_WINDOWS | XMODE_ONE) || !params.windows)
 		return;
 	a->u = u;
@@ -191,12 +216,16 @@ void unit_windows(struct translation_unit *u)
 		int64_t low, high;
 		unsigned last;
 		bool write;
-		int reg = i >= busy[0] ? 0 : i >= busy[1] ? 1 : -1;
-		if (u->insn[a->ref[i].insn].window[a->ref[i].part].role || reg < 0)
+		unsigned reg = i >= busy[0] ? 0 : i >= busy[1] ? 1 : WINDOW_IN_LANE;
+		struct window *w = &u->insn[a->ref[i].insn].window[a->ref[i].part];
+		if (w->role)
 			continue;
-		if (gather(a, i, &low, &high, &write, &last) < 2)
+		unsigned lane = lane_for(a, &a->ref[i]);
+		w->lane = lane;
+		if ((reg == WINDOW_IN_LANE && !lane) || gather(a, i, &low, &high, &write, &last) < 2)
 			continue;
-		assign(a, i, reg, low, high, write, last);
-		busy[reg] = last + 1;
+		assign(a, i, reg, low, high, write, last, lane);
+		if (reg < WINDOW_REGISTERS)
+			busy[reg] = last + 1;
 	}
 }
