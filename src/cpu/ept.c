@@ -170,18 +170,24 @@ static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa,
                                   unsigned *rights, bool *dirty)
 {
 	struct paging p = paging_ept(cpu);
+	uint64_t root = cpu->ctl->eptp & ADDR_MASK;
 	struct trail t;
 	enum step step;
 
 	do {
-		step = walk_levels(cpu, w, &p, cpu->ctl->eptp & ADDR_MASK, gpa, &t);
+		step = walk_levels(cpu, w, &p, root, gpa, &t);
+		*rights = rights_of(cpu, w, t.all);
+		if (t.first && (step != STEP_OK || (access & ~*rights))) {
+			w->whole = true;
+			step = STEP_AGAIN;
+			continue;
+		}
 		if (step == STEP_NOT_PRESENT)
 			return violation(cpu, w, gpa, access, structure, t.entry[t.depth - 1], 0);
 		if (step == STEP_RESERVED) {
 			w->fault_gpa = gpa;
 			return WALK_EPT_MISCONFIG;
 		}
-		*rights = rights_of(cpu, w, t.all);
 		if (!w->probe && (access & ~*rights))
 			return violation(cpu, w, gpa, access, structure, t.entry[t.depth - 1], t.all);
 		if (!w->probe && p.accessed)
@@ -189,6 +195,7 @@ static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa,
 		if (step == STEP_SECOND)
 			return w->second;
 	} while (step == STEP_AGAIN);
+	walk_cache_note(cpu, w, &p, root, gpa, &t);
 	*pa = t.address;
 	*dirty = !p.dirty || (t.entry[t.depth - 1] & p.dirty);
 	return WALK_OK;

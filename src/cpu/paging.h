@@ -32,6 +32,9 @@ struct trail {
 	uint64_t all, any;               /* AND and OR of the entries */
 	uint64_t address;                /* where the walk ends */
 	uint8_t shift;
+	unsigned first;                  /* levels above this one were not walked: walk_cache.c knew them */
+	/* The last structure met; AND and OR of the entries that led to it. host: of its first byte, NULL: no slot or read-only. */
+	struct { uint64_t table, all, any; uint8_t *host; } last;
 };
 
 enum step { STEP_OK, STEP_NOT_PRESENT, STEP_RESERVED, STEP_SECOND /* w->second tells */, STEP_AGAIN };
@@ -39,6 +42,12 @@ enum step { STEP_OK, STEP_NOT_PRESENT, STEP_RESERVED, STEP_SECOND /* w->second t
 enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr, struct trail *t);
 /* Sets the flags along a trail whose checks have passed. */
 enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging *p, struct trail *t, bool write);
+
+/* ---- walk_cache.c ---- */
+/* Where a walk for addr may begin: sets *table, t->first, t->last, t->all and t->any. */
+void walk_cache_begin(struct cpu *cpu, const struct walk *w, const struct paging *p, uint64_t addr, uint64_t *table, struct trail *t);
+/* The walk t from root, for addr, has ended well. */
+void walk_cache_note(struct cpu *cpu, const struct walk *w, const struct paging *p, uint64_t root, uint64_t addr, const struct trail *t);
 
 /* ---- ept.c ---- */
 

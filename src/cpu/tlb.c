@@ -116,6 +116,7 @@ static void context_recycle(struct cpu *cpu, struct tlb_context *c, const struct
 		context_size(c, s->entries);
 	c->key = s->key[c - s->context] = *key;
 	c->own.id = ++s->last_id;
+	c->walks = ++s->last_id;
 	c->seen = s->drops;
 	c->jumps = &c->own;
 	tlb_context_changed(cpu, c);

@@ -47,6 +47,7 @@ void tlb_context_flush(struct cpu *cpu, struct tlb_context *c, bool keep_globals
 	}
 	c->conflicts = 0;
 	tlb_context_changed(cpu, c);
+	c->walks = ++cpu->tlbs->last_id;
 	if (!keep_globals) {
 		memset(c->large, 0, sizeof(c->large));
 		c->huge = 0;
@@ -110,6 +111,8 @@ static void drop_apply(struct cpu *cpu, struct tlb_context *c, const struct tlb_
 		return;
 	context_drop_addr(c, d->addr, only_globals);
 	tlb_context_changed(cpu, c);
+	if (!only_globals)
+		c->walks = ++cpu->tlbs->last_id;
 	tlb_jumps_drop(cpu, &c->own, d->addr, tlb_large_shift(&c->key));
 }
 
@@ -183,6 +186,7 @@ static void flush_matching(struct cpu *cpu, bool (*match)(const struct tlb_key *
 		if (match(k, arg))
 			tlb_context_flush(cpu, context_of(cpu->tlbs, k), false);
 	tlb_jumps_forget_shared(cpu, match, arg);
+	cpu->tlbs->ept_walks = ++cpu->tlbs->last_id;
 }
 
 void tlb_flush_all(struct cpu *cpu)

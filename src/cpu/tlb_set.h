@@ -49,6 +49,7 @@ struct tlb_context {
 	unsigned listed[TLB_CLASSES];
 	uint16_t list[TLB_CLASSES][TLB_LISTED];
 	uint64_t large[TLB_FILTER / 64], huge;   /* filters: regions with fragments of large and of huge pages, one hashed bit each */
+	uint64_t walks;                  /* tag of paging structures in tlb_set.walk[0]; a new one with every flush */
 	struct tlb_jumps own, *jumps;    /* jumps: own or a shared one */
 };
 
@@ -58,6 +59,14 @@ struct tlb_context {
  */
 enum tlb_drop_scope { DROP_PCID, DROP_PCID_AND_GLOBALS, DROP_VPID };
 struct tlb_drop { uint64_t addr; uint16_t vpid, pcid; uint8_t scope; };
+
+/* A paging structure that walks have come to (walk_cache.c). */
+struct walk_cached {
+	uint64_t tag, root, region;      /* for which it holds */
+	uint64_t table, all, any;        /* its address; AND and OR of the entries that lead there */
+	uint8_t *host;
+};
+enum { WALK_CACHED = 128 };
 
 struct tlb_set {
 	unsigned count, used;            /* contexts; used: the first so many have a key */
@@ -69,6 +78,8 @@ struct tlb_set {
 	struct tlb_drop drop[TLB_DROPS];         /* the last ones */
 	struct tlb_context *hint[TLB_HINTS];     /* by a hash of the key */
 	struct tlb_jumps shared[JUMP_DOMAINS];
+	uint64_t ept_walks;              /* tag of the structures of EPT in walk[1]; a new one with every flush */
+	struct walk_cached walk[2][WALK_CACHED];
 	void *memory;
 	size_t memory_size;
 	struct tlb_context context[];

@@ -109,24 +109,59 @@ static enum step structure_address(struct cpu *cpu, struct walk *w, const struct
 	return p->ept ? STEP_OK : step_of(w, walk_physical(cpu, w, gpa, access, true, pa));
 }
 
+/* Host address of the entry at guest-physical (EPT: physical) address gpa of the structure t->last. */
+static enum step entry_find(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t gpa, struct trail *t, const void **host)
+{
+	uint64_t pa;
+	enum step step;
+	uint8_t *at;
+	bool ro;
+
+	if (t->last.host) {
+		*host = t->last.host + (gpa & 4095);
+		return STEP_OK;
+	}
+	step = structure_address(cpu, w, p, gpa, &pa);
+	if (step != STEP_OK)
+		return step;
+	*host = at = entry_host(cpu, pa, &ro);
+	t->last.host = ro || !at ? NULL : at - (gpa & 4095);     /* for the flags: writes to ROM have no effect */
+	return STEP_OK;
+}
+
+/* The entry of level i. Sets the trail's depth. */
+static enum step level_read(struct cpu *cpu, struct walk *w, const struct paging *p, unsigned i, uint64_t table, uint64_t addr,
+                            struct trail *t)
+{
+	const struct level *l = &p->level[i];
+	uint64_t gpa = table + (addr >> l->shift & (BIT(l->bits) - 1)) * p->entry_size;
+	const void *host;
+	enum step step = entry_find(cpu, w, p, gpa, t, &host);
+
+	if (step != STEP_OK)
+		return step;
+	t->last.table = table;
+	t->last.all = t->all;
+	t->last.any = t->any;
+	t->host[i] = t->last.host ? t->last.host + (gpa & 4095) : NULL;
+	t->entry[i] = entry_load(host, p->entry_size);
+	t->gpa[i] = gpa;
+	t->depth = i + 1;
+	return STEP_OK;
+}
+
 enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t table, uint64_t addr, struct trail *t)
 {
-	t->all = ~0ull;
-	t->any = 0;
-	for (unsigned i = 0; i < p->levels; i++) {
+	walk_cache_begin(cpu, w, p, addr, &table, t);
+	for (unsigned i = t->first; i < p->levels; i++) {
 		const struct level *l = &p->level[i];
-		uint64_t gpa = table + (addr >> l->shift & (BIT(l->bits) - 1)) * p->entry_size, pa, entry;
-		enum step step = structure_address(cpu, w, p, gpa, &pa);
-		bool leaf, ro;
+		enum step step = level_read(cpu, w, p, i, table, addr, t);
+		uint64_t entry;
+		bool leaf;
 
 		if (step != STEP_OK)
 			return step;
-		t->host[i] = entry_host(cpu, pa, &ro);
-		t->entry[i] = entry = entry_load(t->host[i], p->entry_size);
-		if (ro)
-			t->host[i] = NULL;       /* for the flags: writes to ROM have no effect */
-		t->gpa[i] = gpa;
-		t->depth = i + 1;
+		entry = t->entry[i];
 		if (!(entry & p->present))
 			return STEP_NOT_PRESENT;
 		leaf = i + 1 == p->levels || (l->large && (entry & PTE_PS));
@@ -142,13 +177,14 @@ enum step walk_levels(struct cpu *cpu, struct walk *w, const struct paging *p, u
 			return STEP_OK;
 		}
 		table = entry & (p->entry_size == 4 ? 0xfffff000 : ADDR_MASK);
+		t->last.host = NULL;
 	}
 	return STEP_NOT_PRESENT;                 /* not reached: the last level is a leaf */
 }
 
 enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging *p, struct trail *t, bool write)
 {
-	for (unsigned i = 0; i < t->depth; i++) {
+	for (unsigned i = t->first; i < t->depth; i++) {
 		uint64_t want = p->accessed | (write && i + 1 == t->depth ? p->dirty : 0), pa = t->gpa[i];
 
 		if ((t->entry[i] & want) == want)
@@ -207,13 +243,21 @@ static enum walk_outcome walk_outcome_of(const struct cpu *cpu, struct walk *w, 
 	}
 }
 
-/* One attempt; STEP_AGAIN when an entry changed under it. */
+static enum step walk_again(struct walk *w)
+{
+	w->whole = true;
+	return STEP_AGAIN;
+}
+
+/* One attempt; STEP_AGAIN when an entry changed under it, or is to be looked at from the root. */
 static enum step walk_paged(struct cpu *cpu, struct walk *w, const struct paging *p, uint64_t root, enum walk_outcome *outcome)
 {
 	unsigned wanted = w->access & (ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC);
 	struct trail t;
 	enum step step = walk_levels(cpu, w, p, root, w->addr, &t);
 
+	if (t.first && (step == STEP_NOT_PRESENT || step == STEP_RESERVED))
+		return walk_again(w);
 	*outcome = walk_outcome_of(cpu, w, step);
 	if (step != STEP_OK)
 		return step;
@@ -221,6 +265,8 @@ static enum step walk_paged(struct cpu *cpu, struct walk *w, const struct paging
 	w->writable_page = t.all & PTE_W;
 	w->nx_page = p->entry_size == 8 && (t.any & PTE_NX);
 	w->rights = rights_of(cpu, w, w->user_page, w->writable_page, w->nx_page);
+	if (!w->probe && (wanted & ~w->rights) && t.first)
+		return walk_again(w);
 	if (!w->probe && (wanted & ~w->rights)) {
 		*outcome = page_fault(cpu, w, PF_P);
 		return STEP_OK;
@@ -230,6 +276,7 @@ static enum step walk_paged(struct cpu *cpu, struct walk *w, const struct paging
 		*outcome = walk_outcome_of(cpu, w, step);
 		if (step != STEP_OK)
 			return step;
+		walk_cache_note(cpu, w, p, root, w->addr, &t);
 	}
 	w->gpa = t.address;
 	w->shift = t.shift;

@@ -14,6 +14,7 @@ struct walk {
 	bool user;                       /* user-mode access: CPL 3 and not implicit */
 	bool probe;                      /* change nothing: no accessed or dirty flags, no permission checks */
 	bool linear;                     /* the access has a linear address (not a PDPTE load) */
+	bool whole;                      /* from the root: what is remembered of other walks has led to a failure */
 	/* The answer. */
 	uint64_t gpa, pa;                /* guest-physical address; the same after EPT (L1-physical) */
 	unsigned rights;                 /* ACCESS_READ, WRITE, EXEC that a further access of the same kind would have */

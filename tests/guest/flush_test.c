@@ -45,6 +45,9 @@ static void tables(struct rig *rig)
 #define MAP_NEW_GLOBAL "mov dword ptr " PTE ", 0x21103;"
 #define GLOBAL rig_poke(rig, TABLE + 0x20 * 8, 2, OLD | P | W | G)
 #define LARGE_NEW "mov dword ptr [0x202010], 0x83;"
+#define TO_5 "mov rdx, cr3; bts rdx, 63; or rdx, 5; mov cr3, rdx;"
+#define TO_0 "mov rdx, cr3; bts rdx, 63; and rdx, -4096; mov cr3, rdx;"
+#define PCIDE rig->s.cr4 |= CR4_PCIDE
 #define GIG "0x40080000"
 
 static void current(void)
@@ -87,10 +90,61 @@ static void two_pages(void)
 		straddling(rig); GLOBAL; rig_poke(rig, TABLE + 0x21 * 8, 2, 0x1000 | P | W | G));
 }
 
+/*
+ * Paging structures themselves are remembered, too: those of 0x1c0000 (another table's) are exchanged, or gain a right. 0x8000 and the
+ * page table at 0x203000 stay as they are.
+ */
+#define OTHER_TABLE 0x204000
+#define REMOTE "0x80000000"
+static void remote(struct rig *rig)
+{
+	rig_poke(rig, DIR1 + 16, 8, 0x205000 | P | W);
+	rig_poke(rig, 0x205000, 8, 0x206000 | P | W);
+	rig_poke(rig, 0x206000, 8, OLD | P | W);
+	rig_poke(rig, 0x206008, 8, OLD | P | W);
+	rig_poke(rig, OTHER_TABLE, 8, NEW | P | W);
+	rig_poke(rig, OTHER_TABLE + 8, 8, NEW | P | W);
+}
+
+static void structures(void)
+{
+	CASE_OF("page table exchanged, INVLPG", USE(REMOTE) "mov dword ptr [0x205000], 0x204003; mov edi, 0x80000000; invlpg [rdi];" USE(REMOTE) "hlt", 0x222,
+		remote(rig));
+	CASE_OF("page table exchanged, INVLPG of any address, another page", USE(REMOTE) "mov dword ptr [0x205000], 0x204003; invlpg [0x1000];" USE("0x80001000")
+		"hlt", 0x222, remote(rig));
+	CASE_OF("page table exchanged, CR3 write", USE(REMOTE) "mov dword ptr [0x205000], 0x204003; mov rax, cr3; mov cr3, rax;" USE(REMOTE) "hlt", 0x222,
+		remote(rig));
+	CASE_OF("page directory exchanged, INVLPG", USE(REMOTE) "mov dword ptr [0x207000], 0x204003; mov dword ptr [0x201010], 0x207003; mov edi, 0x80000000;"
+		"invlpg [rdi];" USE(REMOTE) "hlt", 0x222, remote(rig));
+	CASE_OF("page table exchanged, INVLPG with WP clear", USE(REMOTE) "mov rsi, cr0; btr rsi, 16; mov cr0, rsi; mov dword ptr [0x205000], 0x204003;"
+		"invlpg [0x1000]; bts rsi, 16; mov cr0, rsi;" USE("0x80001000") "hlt", 0x222, remote(rig));
+	CASE_OF("page table exchanged, INVPCID of another PCID", USE(REMOTE) TO_5 "mov dword ptr [0x205000], 0x204003; mov ecx, 1; invpcid rcx, [0x4000];" TO_0
+		USE(REMOTE) "hlt", 0x222, remote(rig); PCIDE);
+	CASE_OF("a page directory entry becomes writable, no flush", "mov rbx, 0x80000000; mov al, [rbx]; mov dword ptr [0x205000], 0x206003; mov byte ptr [rbx + 65], 1;"
+		USE(REMOTE) "hlt", 0x10211, remote(rig); rig_poke(rig, 0x205000, 8, 0x206000 | P); rig_poke(rig, OLD + 64, 4, 2));
+	CASE_OF("an absent page becomes present, no flush", "mov rbx, 0x80000000; mov al, [rbx]; mov dword ptr [0x206010], 0x21003; mov eax, [rbx + 0x2040]; hlt", 2,
+		remote(rig));
+	CASE_OF("flags of a page found through a remembered table", "mov rbx, 0x80000000; mov al, [rbx]; mov [rbx + 0x1080], al; mov eax, [0x206008]; and eax, 0x60; hlt",
+		0x60, remote(rig));
+}
+
+/* A fault through a remembered table: the error code tells of all levels. */
+static void structure_faults(void)
+{
+	CASE_WITH(LONG, "page not present", PF, 2, 64, "mov rbx, 0x80000000; mov al, [rbx];" AT "mov [rbx + 0x5000], al; hlt", tables(rig); remote(rig));
+	CASE_WITH(LONG, "page read-only", PF, 3, 64, "mov rbx, 0x80000000; mov al, [rbx];" AT "mov [rbx + 0x1000], al; hlt", tables(rig); remote(rig);
+		rig_poke(rig, 0x206008, 8, OLD | P));
+	CASE_WITH(LONG, "directory read-only", PF, 3, 64, "mov rbx, 0x80000000; mov al, [rbx];" AT "mov [rbx + 0x1000], al; hlt", tables(rig); remote(rig);
+		rig_poke(rig, 0x205000, 8, 0x206000 | P));
+	CASE_WITH(LONG, "reserved bit", PF, 9, 64, "mov rbx, 0x80000000; mov al, [rbx];" AT "mov al, [rbx + 0x1000]; hlt", tables(rig); remote(rig);
+		rig_poke(rig, 0x206008, 8, OLD | P | 1ull << 51));
+	CASE_WITH(LONG3, "supervisor's directory", PF, 5, 64, "mov rbx, 0x80000000;" AT "mov al, [rbx]; hlt", tables(rig); remote(rig);
+		rig_poke(rig, ROOT, 8, DIR1 | P | W | U); rig_poke(rig, DIR1, 8, DIR2 | P | W | U); rig_poke(rig, DIR2, 8, TABLE | P | W | U);
+		for (unsigned i = 0; i < 512; i++) rig_poke(rig, TABLE + i * 8, 8, i << 12 | P | W | U);
+		rig_poke(rig, 0x206000, 8, OLD | P | W | U));
+}
+
 /* Address spaces and processor states that are not current while the translation is dropped, and come back later. */
-#define TO_5 "mov rdx, cr3; bts rdx, 63; or rdx, 5; mov cr3, rdx;"
-#define TO_0 "mov rdx, cr3; bts rdx, 63; and rdx, -4096; mov cr3, rdx;"
-#define PCIDE rig->s.cr4 |= CR4_PCIDE
 #define OTHERS(n) "mov ecx, " #n "; mov edi, 0x100000; 9: invlpg [rdi]; add edi, 4096; dec ecx; jnz 9b;"
 static void other(void)
 {
@@ -139,6 +193,8 @@ int main(void)
 {
 	current();
 	two_pages();
+	structures();
+	structure_faults();
 	other();
 	kept();
 	refused();
