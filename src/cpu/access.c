@@ -10,6 +10,7 @@
 #include "cpu/mmio.h"
 #include "cpu/ram.h"
 #include "cpu/rules.h"
+#include "cpu/vapic.h"
 #include "xlat/xlat.h"
 
 /* ---- addresses ---- */
@@ -313,6 +314,10 @@ void *access_begin(struct cpu *cpu, unsigned which, uint64_t addr, unsigned size
 		if (n == 2)
 			piece_read(cpu, &p[1], bounce + p[0].len);
 	}
+	if (access & ACCESS_WRITE)
+		for (unsigned i = 0; i < n; i++)
+			if (unlikely(p[i].at.apic_access))
+				vapic_page_check_write(cpu, p[i].at.gpa, p[i].len);
 	return bounce;
 }
 

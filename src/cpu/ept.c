@@ -112,6 +112,9 @@ static _Noreturn void ve_raise(struct cpu *cpu, const struct walk *w)
 	cpu_raise(cpu, VEC_VE);
 }
 
+/* Access types of an APIC-access exit by guest-physical address: in the delivery of an event, and else. */
+enum { APIC_PHYSICAL_EVENT = 10, APIC_PHYSICAL = 15 };
+
 _Noreturn void ept_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome outcome)
 {
 	bool unblocked = cpu->iret_unblocked_nmi && !cpu->delivering.valid;
@@ -119,6 +122,8 @@ _Noreturn void ept_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome
 
 	if (outcome == WALK_EPT_VIOLATION && ve_possible(cpu, w))
 		ve_raise(cpu, w);
+	if (outcome == WALK_APIC_ACCESS)
+		cpu_vmexit(cpu, EXIT_APIC_ACCESS, (cpu->delivering.valid ? APIC_PHYSICAL_EVENT : APIC_PHYSICAL) << 12);
 	if (outcome == WALK_PML_FULL)
 		cpu_vmexit(cpu, EXIT_PML_FULL, nmi);
 	cpu->vmexit.gpa = w->fault_gpa;
@@ -203,11 +208,15 @@ static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa,
 
 enum walk_outcome walk_physical(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa)
 {
+	enum walk_outcome outcome;
 	unsigned rights;
 	bool dirty;
 
 	*pa = gpa;
-	return walk_has_ept(cpu) ? ept_walk(cpu, w, gpa, access, structure, pa, &rights, &dirty) : WALK_OK;
+	if (!walk_has_ept(cpu))
+		return WALK_OK;
+	outcome = ept_walk(cpu, w, gpa, access, structure, pa, &rights, &dirty);
+	return outcome == WALK_OK && !w->probe && walk_is_apic_access(cpu, *pa) ? WALK_APIC_ACCESS : outcome;
 }
 
 enum walk_outcome ept_walk_target(struct cpu *cpu, struct walk *w)

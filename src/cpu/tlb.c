@@ -280,11 +280,6 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 		engine_exec_mapped(cpu, w->pa);
 }
 
-static bool is_apic_access_page(const struct cpu *cpu, uint64_t pa)
-{
-	return (cpu->ctl->secondary & SECONDARY_APIC_ACCESSES) && TLB_PAGE(pa) == TLB_PAGE(cpu->ctl->apic_access_gpa);
-}
-
 static struct walk walk_of(const struct cpu *cpu, uint64_t addr, unsigned access)
 {
 	return (struct walk){ .addr = cpu->efer & EFER_LMA ? addr : (uint32_t)addr, .access = access,
@@ -300,7 +295,7 @@ struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access
 	if (outcome != WALK_OK)
 		walk_fail(cpu, &w, outcome);
 	t.gpa = w.pa;
-	if (unlikely(is_apic_access_page(cpu, w.pa))) {
+	if (unlikely(walk_is_apic_access(cpu, w.pa))) {
 		if (access & ACCESS_EXEC)
 			cpu_vmexit(cpu, EXIT_APIC_ACCESS, (w.pa & 0xfff) | 2 << 12);
 		t.apic_access = true;

@@ -193,6 +193,7 @@ static enum vmx_entry_outcome enter_checked(struct vmx_vcpu *v, bool launch)
 	if (launch)
 		vmcs->launch_state = VMCS12_LAUNCHED;
 	inject(v);
+	vmx_virtual_interrupts_begin(v);
 	vmx_timer_start(v);
 	return VMX_ENTERED;
 }
@@ -230,10 +231,13 @@ int vmx_resume_l2(struct vmx_vcpu *v)
 
 bool vmx_resume_pages(struct vmx_vcpu *v)
 {
+	bool mapped = vmx_map_pages(v);
+
 	v->pages_pending = false;
+	vmx_virtual_interrupts_begin(v);
 	/* Not before: the client sets the vCPU's events after the nested state. */
 	if (v->run_pending)
 		inject(v);
 	v->run_pending = false;
-	return vmx_map_pages(v);
+	return mapped;
 }

@@ -11,7 +11,7 @@
 static void init_control_block(struct control_block *ctl)
 {
 	ctl->tsc_multiplier = BIT(48);
-	ctl->vapic_gpa = ctl->apic_access_gpa = UINT64_MAX;
+	ctl->vapic_gpa = ctl->apic_access_gpa = ctl->posted_gpa = UINT64_MAX;
 }
 
 /* CR bits that VMX operation fixes, for MOV CR in either control block. */

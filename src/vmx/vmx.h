@@ -52,7 +52,7 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 bool vmx_in_l2(const struct vmx_vcpu *v);
 bool vmx_in_operation(const struct vmx_vcpu *v);      /* after VMXON: INIT is blocked in root, A20M, CR bits fixed */
 
-/* Capability MSRs 0x480..0x491 and IA32_FEATURE_CONTROL (0x3a). 0 fine, 1 #GP, 2 not offered. */
+/* Capability MSRs 0x480..0x492 and IA32_FEATURE_CONTROL (0x3a). 0 fine, 1 #GP, 2 not offered. */
 int vmx_msr_read(struct vmx_vcpu *v, uint32_t index, uint64_t *value, bool host_initiated);
 int vmx_msr_write(struct vmx_vcpu *v, uint32_t index, uint64_t value, bool host_initiated);
 /* The same for the system descriptor: what this build supports. */

@@ -352,7 +352,7 @@ static void test_msrs(void)
 	EXPECT(vmx_msr_write(v, 0x3a, 0, true) == 0 && vmx_msr_write(v, 0x3a, 2, false) == 1);
 	EXPECT(vmx_msr_write(v, 0x3a, 5, false) == 0 && vmx_msr_write(v, 0x3a, 5, false) == 1);
 	EXPECT(vmx_msr_read(v, 0x3a, &value, false) == 0 && value == 5);
-	EXPECT(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x492, &value, false) == 2);
+	EXPECT(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x493, &value, false) == 2);
 	EXPECT(vmx_msr_read(v, 0x489, &value, false) == 0 && value == (CR4_PAE | CR4_VMXE | CR4_PCE));
 	EXPECT(vmx_msr_read(v, 0x491, &value, false) == 0 && vmx_msr_read(v, 0x491, &value, true) == 0 && value == 1);
 	EXPECT(vmx_msr_read(v, 0x48d, &value, false) == 0);
