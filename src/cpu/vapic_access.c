@@ -40,7 +40,7 @@ static struct vapic_exit exit_apic_write(unsigned offset)
 enum { ICR_SHORTHAND = 3 << 18, ICR_TO_SELF = 1 << 18, ICR_LEVEL = 1 << 15, ICR_LOGICAL = 1 << 11, ICR_MODE = 7 << 8 };
 
 /* Edge-triggered and fixed, to the processor itself or to one by its APIC id. */
-static struct vapic_exit icr_written(struct cpu *cpu, uint32_t icr, uint32_t apic_id)
+static struct vapic_exit icr_written(struct cpu *cpu, unsigned offset, uint32_t icr, uint32_t apic_id)
 {
 	uint32_t kind = icr & (ICR_RESERVED | ICR_SHORTHAND | ICR_LEVEL | ICR_MODE);
 
@@ -50,7 +50,7 @@ static struct vapic_exit icr_written(struct cpu *cpu, uint32_t icr, uint32_t api
 	}
 	if (vapic_sends(cpu) && kind == 0 && !(icr & ICR_LOGICAL) && vapic_send_ipi(cpu, icr, apic_id))
 		return (struct vapic_exit){ 0 };
-	return exit_apic_write(VAPIC_ICR);
+	return exit_apic_write(offset);
 }
 
 static struct vapic_exit register_written(struct cpu *cpu, unsigned offset)
@@ -67,7 +67,7 @@ static struct vapic_exit register_written(struct cpu *cpu, unsigned offset)
 	case VAPIC_ICR:
 		if (!vapic_delivers(cpu) && !vapic_sends(cpu))
 			break;
-		return icr_written(cpu, vapic_load(cpu, VAPIC_ICR), vapic_load(cpu, VAPIC_ICR2) >> 24);
+		return icr_written(cpu, offset, vapic_load(cpu, VAPIC_ICR), vapic_load(cpu, VAPIC_ICR2) >> 24);
 	case VAPIC_ICR2:
 		vapic_store(cpu, VAPIC_ICR2, vapic_load(cpu, VAPIC_ICR2) & 0xff000000);
 		return (struct vapic_exit){ 0 };
@@ -208,7 +208,7 @@ bool vapic_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
 		e = msr_self_ipi(cpu, value);
 	} else if (index == X2APIC_ICR && vapic_sends(cpu)) {
 		vapic_store64(cpu, VAPIC_ICR, value);
-		e = icr_written(cpu, value, value >> 32);
+		e = icr_written(cpu, VAPIC_ICR, value, value >> 32);
 	} else {
 		return false;
 	}
