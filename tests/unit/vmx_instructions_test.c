@@ -210,7 +210,7 @@ static void test_fields(void)
 	EXPECT(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
 	EXPECT(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT && vmwrite(0x4fff, 0) == VMXERR_UNSUPPORTED_COMPONENT);
 	EXPECT(vmread(0x10000681e) == VMXERR_UNSUPPORTED_COMPONENT);
-	EXPECT(vmread(0x2016) == VMXERR_UNSUPPORTED_COMPONENT);         /* posted interrupts are not offered */
+	EXPECT(vmread(0x2812) == VMXERR_UNSUPPORTED_COMPONENT);         /* MPX is not offered */
 	EXPECT(vmwrite(0x4816, 0xffffffff) == 0 && vmread(0x4816) == 0 && operand == 0x1f0ff);
 	EXPECT(vmwrite(0x4402, 7) == 0 && vmread(0x4402) == 0 && operand == 7);
 	v->caps.misc &= ~VMX_MISC_VMWRITE_ANY;
