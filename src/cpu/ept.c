@@ -3,7 +3,7 @@
  * logging, and what becomes of an access that EPT does not allow: a VM exit,
  * or an exception #VE of the guest's own.
  */
-#include "cpu/paging.h"
+#include "cpu/tlb_set.h"
 #include "cpu/rules.h"
 
 #define EPT_RWX (ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC)
@@ -39,6 +39,16 @@ static struct paging paging_ept(const struct cpu *cpu)
 		p.levels = 5;
 	}
 	return p;
+}
+
+static const struct paging *paging_now(struct cpu *cpu)
+{
+	struct paging_memo *m = &cpu->tlbs->ept;
+	uint64_t mode = (cpu->ctl->eptp & 0xfff) | (control(cpu, SECONDARY_MBEC) ? BIT(62) : 0) | BIT(63);
+
+	if (m->mode != mode || m->caps != cpu->ctl->ept_caps || m->reserved != cpu->reserved_pa)
+		*m = (struct paging_memo){ paging_ept(cpu), mode, cpu->ctl->ept_caps, cpu->reserved_pa };
+	return &m->paging;
 }
 
 /* Write without read; execute only, unless it is offered; memory types of leaves that do not exist. */
@@ -174,13 +184,13 @@ static enum step mark(struct cpu *cpu, struct walk *w, const struct paging *p, s
 static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa,
                                   unsigned *rights, bool *dirty)
 {
-	struct paging p = paging_ept(cpu);
+	const struct paging *p = paging_now(cpu);
 	uint64_t root = cpu->ctl->eptp & ADDR_MASK;
 	struct trail t;
 	enum step step;
 
 	do {
-		step = walk_levels(cpu, w, &p, root, gpa, &t);
+		step = walk_levels(cpu, w, p, root, gpa, &t);
 		*rights = rights_of(cpu, w, t.all);
 		if (t.first && (step != STEP_OK || (access & ~*rights))) {
 			w->whole = true;
@@ -195,14 +205,14 @@ static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa,
 		}
 		if (!w->probe && (access & ~*rights))
 			return violation(cpu, w, gpa, access, structure, t.entry[t.depth - 1], t.all);
-		if (!w->probe && p.accessed)
-			step = mark(cpu, w, &p, &t, gpa, access & ACCESS_WRITE);
+		if (!w->probe && p->accessed)
+			step = mark(cpu, w, p, &t, gpa, access & ACCESS_WRITE);
 		if (step == STEP_SECOND)
 			return w->second;
 	} while (step == STEP_AGAIN);
-	walk_cache_note(cpu, w, &p, root, gpa, &t);
+	walk_cache_note(cpu, w, p, root, gpa, &t);
 	*pa = t.address;
-	*dirty = !p.dirty || (t.entry[t.depth - 1] & p.dirty);
+	*dirty = !p->dirty || (t.entry[t.depth - 1] & p->dirty);
 	return WALK_OK;
 }
 
