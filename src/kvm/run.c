@@ -44,6 +44,7 @@ static void let_writer_pass(struct vcpu *v, uint32_t req)
 	} else {
 		tlb_drop_all_writes(v->cpu);
 	}
+	vmx_follow_memory(v->vmx);
 }
 
 static void requests_handle(struct vcpu *v)

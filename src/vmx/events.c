@@ -151,12 +151,9 @@ static void look_again(struct vmx_vcpu *v, bool nmi_pending, bool init_pending)
 		atomic_fetch_or(&v->cpu->poll, POLL_EVENT);
 }
 
-/* Pages that vmcs02 points into: after a restore, and when slots have changed. */
-static void follow_memory(struct vmx_vcpu *v)
+void vmx_follow_memory(struct vmx_vcpu *v)
 {
-	if (v->pages_pending)
-		vmx_resume_pages(v);
-	else if (v->mapped_generation != mem_generation(v->cpu->mem))
+	if (v->in_l2 && !v->pages_pending && v->mapped_generation != mem_generation(v->cpu->mem))
 		vmx_map_pages(v);
 }
 
@@ -204,7 +201,9 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 	*nmi_taken = false;
 	if (!v->in_l2)
 		return false;
-	follow_memory(v);
+	if (v->pages_pending)
+		vmx_resume_pages(v);
+	vmx_follow_memory(v);
 	/* An instruction that waits for its answered access is finished first: leaving it would lose the answer. */
 	if (cpu->event.valid || cpu->io.nreads || cpu->io.answered) {
 		look_again(v, nmi_pending, init_pending);

@@ -49,6 +49,9 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e);
  */
 bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending);
 
+/* Slots have changed, and guest code runs next: what L1's VMCS names is looked up again. */
+void vmx_follow_memory(struct vmx_vcpu *v);
+
 bool vmx_in_l2(const struct vmx_vcpu *v);
 bool vmx_in_operation(const struct vmx_vcpu *v);      /* after VMXON: INIT is blocked in root, A20M, CR bits fixed */
 

@@ -1,4 +1,5 @@
 /* APIC virtualization, interrupts: evaluation, delivery and end of virtual interrupts, posted interrupts, IPI virtualization. */
+#include <pthread.h>
 #include "cpu/flags.h"
 #include "hypervisor.h"
 
@@ -393,6 +394,52 @@ static void test_not_posted(void)
 	hv_destroy(&h);
 }
 
+/* ---- others write meanwhile ---- */
+
+/* Sends itself an interrupt again and again, and lowers and raises its priority, until the word at 55000h is set. */
+GUEST_ASM(busy, 64,
+	"1: movl $0x40041, 0x300(%rdi)\n mov $7, %eax\n mov %rax, %cr8\n xor %eax, %eax\n mov %rax, %cr8\n cmpl $0, 0x55000\n je 1b\n hlt");
+/* The handler of every vector. */
+GUEST_ASM(ends_interrupt, 64, "movl $0, 0xb0(%rdi)\n iretq");
+
+enum { DONE = 0x55000, FOREIGN_WRITES = 20000 };
+
+static void *write_at_random(void *arg)
+{
+	struct hv *h = arg;
+	uint32_t x = 1;
+
+	for (unsigned i = 0; i < FOREIGN_WRITES; i++) {
+		x = x * 1664525 + 1013904223;
+		switch (x >> 30) {
+		case 0: *(volatile uint32_t *)reg(h, IRR + 16 * (1 + (x >> 8) % 7)) = x; break;
+		case 1: *(volatile uint32_t *)reg(h, ISR + 16 * ((x >> 8) % 8)) = x; break;
+		case 2: *(volatile uint32_t *)reg(h, x & 256 ? TPR : PPR) = x >> 9; break;
+		default: __atomic_fetch_or(&quad(h, DESCRIPTOR)[1 + (x >> 8) % 3], x | (uint64_t)x << 32, __ATOMIC_SEQ_CST);
+		}
+		if (i % 64 == 0)
+			msi(h, NOTIFICATION);
+	}
+	*(volatile uint32_t *)(h->g.memory + DONE) = 1;
+	return NULL;
+}
+
+/* Whatever stands in the page and the descriptor, L2 goes on and comes to its end. */
+static void test_written_by_others(void)
+{
+	pthread_t thread;
+	struct hv h;
+
+	create(&h, busy);
+	for (unsigned v = 16; v < 256; v++)
+		memcpy(h.g.memory + handler(v), ends_interrupt_start, ends_interrupt_end - ends_interrupt_start);
+	h.gpr[7] = APIC;
+	pthread_create(&thread, NULL, write_at_random, &h);
+	check_equal(hv_run(&h), EXIT_HLT);
+	pthread_join(thread, NULL);
+	hv_destroy(&h);
+}
+
 /* ---- no memory there ---- */
 
 static void test_no_memory(void)
@@ -636,6 +683,7 @@ static const struct guest_test tests[] = {
 	{ "posted interrupts", test_posted },
 	{ "posted interrupts, halted", test_posted_halted },
 	{ "interrupts that are no notification", test_not_posted },
+	{ "page and descriptor written by others", test_written_by_others },
 	{ "pages without memory", test_no_memory },
 	{ "NMI before notification", test_nmi_first },
 	{ "slot changes with L2 inside", test_slot_moves },
