@@ -38,13 +38,16 @@ l1() {
 node_is_hidden() { [ ! -e /dev/kvm ] || [ "$(stat -Lc %t:%T /dev/kvm)" = 1:3 ]; }
 
 case $case in
-host) l2 CPU=host ;;
+host)
+	l2 CPU=host
+	check 'L1 uses APIC virtualization' says '^L1: kvm_intel enable_apicv=Y' ;;
 haswell) l2 CPU=Haswell-noTSX-IBRS,vmx=on ;;
 qemu64)
 	l2 CPU=qemu64,+vmx
 	check 'L1 has first-generation VT-x' says '^L1: kvm_intel ept=N' ;;
 smp)
 	l2 CPU=host SMP=2 L2SMP=2
+	check 'L1 uses APIC virtualization' says '^L1: kvm_intel enable_apicv=Y'
 	check 'two CPUs in L1' says '^L1: user space reached: .* 2 CPU'
 	check 'two CPUs in L2' says '^L2: user space reached: .* 2 CPU' ;;
 no-ept)
