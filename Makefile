@@ -62,7 +62,7 @@ demo:
 
 images: $(IMAGES)
 
-$(IMAGES): scripts/guest-images.sh demo/l1-init demo/l2-init demo/beat
+$(IMAGES): scripts/guest-images.sh demo/l1-init demo/l2-init
 	scripts/guest-images.sh $(@D)
 
 # ---- tests ----
@@ -70,8 +70,7 @@ UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
 GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
-BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp depth3 depth3-no-shadow
-MIGRATIONS = savevm live damaged
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp
 
 $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 	@mkdir -p $(@D)
@@ -87,15 +86,7 @@ check: all images tests
 	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
 		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
 		'tests/peer/fuzz.sh 1 20000' \
-		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
-		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %')
-
-# The long ones: many migrations, several processors, four levels.
-check-migration: all images
-	@tests/run.sh $(MIGRATIONS:%='tests/boot/migrate.sh %') 'tests/boot/migrate.sh idle' 'ROUNDS=10 tests/boot/migrate.sh live' \
-		'SMP=2 L2SMP=2 ROUNDS=20 tests/boot/migrate.sh live' 'SMP=2 ROUNDS=10 tests/boot/migrate.sh idle' \
-		'SMP=2 L2SMP=2 tests/boot/migrate.sh savevm' 'CPU=qemu64,+vmx ROUNDS=5 tests/boot/migrate.sh live' \
-		'tests/boot/boot.sh depth4'
+		$(BOOT_TESTS:%='tests/boot/boot.sh %')
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install check-headers clean demo images tests check check-migration
+.PHONY: all install check-headers clean demo images tests check

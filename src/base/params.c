@@ -252,6 +252,7 @@ static void init_once(void)
 		log_warn("ANYKVM_MODPROBE: %s", why);
 	if (list && *list && !params_set_list(list, why, sizeof(why)))
 		log_warn("ANYKVM_PARAMS: %s", why);
+	params.enable_ipiv &= params.enable_apicv;       /* as the kernel's module has it */
 }
 
 void params_init(void)

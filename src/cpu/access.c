@@ -10,6 +10,7 @@
 #include "cpu/mmio.h"
 #include "cpu/ram.h"
 #include "cpu/rules.h"
+#include "cpu/vapic.h"
 #include "xlat/xlat.h"
 
 /* ---- addresses ---- */
@@ -116,25 +117,13 @@ static unsigned resolve(struct cpu *cpu, uint64_t addr, unsigned size, unsigned 
 	return 2;
 }
 
-/*
- * The context's entry serves C code as it does translated code, except for an
- * implicit supervisor access where the context is more permissive than that.
- */
-static bool entries_apply(const struct cpu *cpu, unsigned flags)
+/* The TLB's entries serve C code as they do translated code. */
+static inline uint8_t *entry_host(struct cpu *cpu, uint64_t addr, unsigned size, unsigned access)
 {
-	if (!(flags & ACCESS_SUPER))
-		return true;
-	return cpu->cpl != 3 && !((cpu->cr4 & CR4_SMAP) && (cpu->rflags & RFLAGS_AC));
-}
-
-static inline uint8_t *entry_host(const struct cpu *cpu, uint64_t addr, unsigned size, unsigned access)
-{
-	const struct tlb_entry *e = (const void *)((const uint8_t *)cpu->tlb + ((addr >> 12 << 5) & cpu->tlb_mask));
+	const struct tlb_entry *e = access & ACCESS_SUPER ? tlb_super_entry(cpu, addr) : tlb_entry_at(cpu->tlb, cpu->tlb_mask, addr);
 	uint64_t tag = access & ACCESS_WRITE ? e->write_tag : e->read_tag;
 
-	if (addr - tag > PAGE_SIZE_4K - size || !entries_apply(cpu, access))
-		return NULL;
-	return (uint8_t *)e->host + (addr & 0xfff);
+	return addr - tag > PAGE_SIZE_4K - size ? NULL : (uint8_t *)e->host + (addr & 0xfff);
 }
 
 /* ---- moving bytes ---- */
@@ -313,6 +302,10 @@ void *access_begin(struct cpu *cpu, unsigned which, uint64_t addr, unsigned size
 		if (n == 2)
 			piece_read(cpu, &p[1], bounce + p[0].len);
 	}
+	if (access & ACCESS_WRITE)
+		for (unsigned i = 0; i < n; i++)
+			if (unlikely(p[i].at.apic_access))
+				vapic_page_check_write(cpu, p[i].at.gpa, p[i].len);
 	return bounce;
 }
 

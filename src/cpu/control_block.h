@@ -12,9 +12,12 @@
 
 #include "base/base.h"
 
+struct mem_slot;
+
 struct control_block {
 	bool non_root;                   /* VMX non-root operation: unconditional exits apply */
 	uint32_t pin, primary, secondary;
+	uint64_t tertiary;
 	uint32_t exit_controls, entry_controls;
 	uint32_t exception_bitmap, pf_mask, pf_match;
 	uint64_t cr0_mask, cr4_mask, cr0_shadow, cr4_shadow;
@@ -30,9 +33,21 @@ struct control_block {
 	uint64_t vm_functions, eptp_list_gpa;    /* VMFUNC: leaves that are enabled; list of EPT pointers, L1-physical */
 	uint16_t vpid;                           /* TLB tag; 0 for vmcs01 and when VPID is off */
 	uint64_t timer_deadline;                 /* L1 TSC at which the VMX-preemption timer runs out; UINT64_MAX: off */
+	/* The virtual APIC (cpu/vapic.h). Host addresses and slots are good until slots change. */
 	uint32_t tpr_threshold;
 	uint64_t vapic_gpa, apic_access_gpa;     /* L1-physical; ~0 when off */
 	uint8_t *vapic;                          /* host address of the virtual-APIC page, NULL when off */
+	const struct mem_slot *vapic_slot;       /* NULL: no memory of L1's */
+	uint64_t posted_gpa;                     /* posted-interrupt descriptor */
+	uint8_t *posted;                         /* its host address; NULL: off, or no memory */
+	const struct mem_slot *posted_slot;
+	uint64_t eoi_exit[4];                    /* EOI-exit bitmap */
+	uint64_t pid_table;                      /* PID-pointer table of IPI virtualization */
+	uint16_t pid_last;                       /* its last index */
+	uint8_t rvi, svi;                        /* guest interrupt status */
+	bool virtual_interrupt;                  /* a pending virtual interrupt is recognized */
+	/* The running instruction has written to the virtual-APIC page, here; what follows from it is due at its end. */
+	struct { bool valid; uint8_t len; uint16_t offset; } apic_write;
 	uint64_t xss_exit_bitmap, encls_bitmap;
 	uint32_t ple_gap, ple_window;            /* PAUSE loops, TSC ticks */
 	uint64_t ple_first, ple_last;            /* the loop's first PAUSE and the last one; 0: none since VM entry */

@@ -6,9 +6,9 @@
  * exit, then what is wrong with the value.
  */
 #include "cpu/access.h"
-#include "cpu/control.h"
+#include "cpu/rules.h"
+#include "cpu/vapic.h"
 #include "x86/features.h"
-#include "x86/vmx.h"
 
 enum cr_access { CR_MOV_TO, CR_MOV_FROM, CR_CLTS, CR_LMSW };
 
@@ -41,37 +41,17 @@ static uint64_t guest_cr4(const struct cpu *cpu)
 
 /* ---- CR8 and the TPR shadow ---- */
 
-static bool tpr_shadow(const struct cpu *cpu)
-{
-	return cpu_in_guest(cpu) && (cpu->ctl->primary & PRIMARY_TPR_SHADOW) && cpu->ctl->vapic;
-}
-
 static uint64_t cr8_get(struct cpu *cpu)
 {
-	if (!tpr_shadow(cpu))
-		return cpu->ops->cr8_read(cpu);
-	return cpu->ctl->vapic[VAPIC_TPR] >> 4;
-}
-
-void virtual_tpr_write(struct cpu *cpu, uint32_t vtpr)
-{
-	const struct control_block *ctl = cpu->ctl;
-	bool virtual_interrupts = (ctl->primary & PRIMARY_SECONDARY) && (ctl->secondary & SECONDARY_VIRTUAL_INTR);
-
-	mem_write(cpu->mem, ctl->vapic_gpa + VAPIC_TPR, &vtpr, sizeof(vtpr));
-	if (virtual_interrupts || (vtpr >> 4 & 15) >= (ctl->tpr_threshold & 15))
-		return;
-	cpu->rip = cpu->next_rip;
-	cpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
-	cpu_vmexit(cpu, EXIT_TPR_BELOW_THRESHOLD, 0);
+	return vapic_tpr_shadow(cpu) ? vapic_load(cpu, VAPIC_TPR) >> 4 & 15 : cpu->ops->cr8_read(cpu);
 }
 
 static void cr8_set(struct cpu *cpu, uint64_t value)
 {
 	if (value >> 4)
 		cpu_raise_gp(cpu);
-	if (tpr_shadow(cpu))
-		virtual_tpr_write(cpu, value << 4);
+	if (vapic_tpr_shadow(cpu))
+		vapic_cr8_write(cpu, value);
 	else
 		cpu->ops->cr8_write(cpu, value);
 }

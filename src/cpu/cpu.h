@@ -131,6 +131,12 @@ struct cpu_ops {
 	void (*exclusive_end)(struct cpu *cpu);
 	/* VMREAD or VMWRITE (cpu->cur_insn), all checks of mode and privilege made: as a rule, without leaving. */
 	void (*vmcs_access)(struct cpu *cpu);
+	/*
+	 * The processor's own use of its local APIC in APIC virtualization: an EOI (false: there is no local APIC in the
+	 * library), and a fixed IPI to an APIC id in the form of a posted-interrupt descriptor's NDST.
+	 */
+	bool (*apic_eoi)(struct cpu *cpu);
+	void (*send_ipi)(struct cpu *cpu, uint8_t vector, uint32_t destination);
 	/* MSR filter of the client: true when the access must go to the client. */
 	bool (*msr_filtered)(struct cpu *cpu, uint32_t index, bool write);
 };

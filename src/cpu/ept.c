@@ -3,7 +3,7 @@
  * logging, and what becomes of an access that EPT does not allow: a VM exit,
  * or an exception #VE of the guest's own.
  */
-#include "cpu/paging.h"
+#include "cpu/tlb_set.h"
 #include "cpu/rules.h"
 
 #define EPT_RWX (ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC)
@@ -39,6 +39,16 @@ static struct paging paging_ept(const struct cpu *cpu)
 		p.levels = 5;
 	}
 	return p;
+}
+
+static const struct paging *paging_now(struct cpu *cpu)
+{
+	struct paging_memo *m = &cpu->tlbs->ept;
+	uint64_t mode = (cpu->ctl->eptp & 0xfff) | (control(cpu, SECONDARY_MBEC) ? BIT(62) : 0) | BIT(63);
+
+	if (m->mode != mode || m->caps != cpu->ctl->ept_caps || m->reserved != cpu->reserved_pa)
+		*m = (struct paging_memo){ paging_ept(cpu), mode, cpu->ctl->ept_caps, cpu->reserved_pa };
+	return &m->paging;
 }
 
 /* Write without read; execute only, unless it is offered; memory types of leaves that do not exist. */
@@ -112,6 +122,9 @@ static _Noreturn void ve_raise(struct cpu *cpu, const struct walk *w)
 	cpu_raise(cpu, VEC_VE);
 }
 
+/* Access types of an APIC-access exit by guest-physical address: in the delivery of an event, and else. */
+enum { APIC_PHYSICAL_EVENT = 10, APIC_PHYSICAL = 15 };
+
 _Noreturn void ept_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome outcome)
 {
 	bool unblocked = cpu->iret_unblocked_nmi && !cpu->delivering.valid;
@@ -119,6 +132,8 @@ _Noreturn void ept_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome
 
 	if (outcome == WALK_EPT_VIOLATION && ve_possible(cpu, w))
 		ve_raise(cpu, w);
+	if (outcome == WALK_APIC_ACCESS)
+		cpu_vmexit(cpu, EXIT_APIC_ACCESS, (cpu->delivering.valid ? APIC_PHYSICAL_EVENT : APIC_PHYSICAL) << 12);
 	if (outcome == WALK_PML_FULL)
 		cpu_vmexit(cpu, EXIT_PML_FULL, nmi);
 	cpu->vmexit.gpa = w->fault_gpa;
@@ -169,13 +184,13 @@ static enum step mark(struct cpu *cpu, struct walk *w, const struct paging *p, s
 static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa,
                                   unsigned *rights, bool *dirty)
 {
-	struct paging p = paging_ept(cpu);
+	const struct paging *p = paging_now(cpu);
 	uint64_t root = cpu->ctl->eptp & ADDR_MASK;
 	struct trail t;
 	enum step step;
 
 	do {
-		step = walk_levels(cpu, w, &p, root, gpa, &t);
+		step = walk_levels(cpu, w, p, root, gpa, &t);
 		*rights = rights_of(cpu, w, t.all);
 		if (t.first && (step != STEP_OK || (access & ~*rights))) {
 			w->whole = true;
@@ -190,24 +205,28 @@ static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa,
 		}
 		if (!w->probe && (access & ~*rights))
 			return violation(cpu, w, gpa, access, structure, t.entry[t.depth - 1], t.all);
-		if (!w->probe && p.accessed)
-			step = mark(cpu, w, &p, &t, gpa, access & ACCESS_WRITE);
+		if (!w->probe && p->accessed)
+			step = mark(cpu, w, p, &t, gpa, access & ACCESS_WRITE);
 		if (step == STEP_SECOND)
 			return w->second;
 	} while (step == STEP_AGAIN);
-	walk_cache_note(cpu, w, &p, root, gpa, &t);
+	walk_cache_note(cpu, w, p, root, gpa, &t);
 	*pa = t.address;
-	*dirty = !p.dirty || (t.entry[t.depth - 1] & p.dirty);
+	*dirty = !p->dirty || (t.entry[t.depth - 1] & p->dirty);
 	return WALK_OK;
 }
 
 enum walk_outcome walk_physical(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa)
 {
+	enum walk_outcome outcome;
 	unsigned rights;
 	bool dirty;
 
 	*pa = gpa;
-	return walk_has_ept(cpu) ? ept_walk(cpu, w, gpa, access, structure, pa, &rights, &dirty) : WALK_OK;
+	if (!walk_has_ept(cpu))
+		return WALK_OK;
+	outcome = ept_walk(cpu, w, gpa, access, structure, pa, &rights, &dirty);
+	return outcome == WALK_OK && !w->probe && walk_is_apic_access(cpu, *pa) ? WALK_APIC_ACCESS : outcome;
 }
 
 enum walk_outcome ept_walk_target(struct cpu *cpu, struct walk *w)

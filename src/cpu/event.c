@@ -27,6 +27,7 @@ static void restore_rf(struct cpu *cpu)
 static _Noreturn void unwind(struct cpu *cpu, enum cpu_exit why)
 {
 	cpu->leave_why = why;
+	cpu->ctl->apic_write.valid = false;      /* of an instruction that did not complete */
 	__builtin_longjmp(cpu->unwind, 1);
 }
 

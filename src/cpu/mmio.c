@@ -1,65 +1,10 @@
 /*
  * cpu/mmio -- accesses to physical addresses that no memory slot answers:
- * devices in the library, the client, and the virtual-APIC page of a guest
- * that runs with virtualized APIC accesses.
+ * devices in the library, the client, and the APIC-access page of a guest that
+ * runs with virtualized APIC accesses.
  */
 #include "cpu/mmio.h"
-#include "x86/vmx.h"
-
-enum { APIC_TPR = 0x80 };
-
-/* ---- the APIC-access page ---- */
-
-enum apic_access { APIC_ACCESS_READ = 0, APIC_ACCESS_WRITE = 1, APIC_ACCESS_EVENT = 3 };  /* VMX's numbers */
-
-static bool is_apic_access(const struct cpu *cpu, uint64_t gpa)
-{
-	return (cpu->ctl->secondary & SECONDARY_APIC_ACCESSES)
-	       && (gpa & PAGE_MASK_4K) == (cpu->ctl->apic_access_gpa & PAGE_MASK_4K);
-}
-
-/* The registers that a shadow in the virtual-APIC page answers: the TPR, within its 16-byte slot's first 4 bytes. */
-static bool apic_is_virtualized(const struct cpu *cpu, uint64_t gpa, unsigned len)
-{
-	unsigned offset = gpa & 0xfff;
-
-	return (cpu->ctl->primary & PRIMARY_TPR_SHADOW) && cpu->ctl->vapic && !cpu->delivering.valid
-	       && offset >= APIC_TPR && offset + len <= APIC_TPR + 4;
-}
-
-static _Noreturn void apic_access_exit(struct cpu *cpu, uint64_t gpa, enum apic_access type)
-{
-	if (cpu->delivering.valid)
-		type = APIC_ACCESS_EVENT;
-	cpu_vmexit(cpu, EXIT_APIC_ACCESS, (gpa & 0xfff) | (uint64_t)type << 12);
-}
-
-/* The TPR shadow was written: below the threshold, an exit is due at the next boundary. */
-static void tpr_written(struct cpu *cpu)
-{
-	uint8_t *vapic = cpu->ctl->vapic;
-
-	vapic[APIC_TPR + 1] = vapic[APIC_TPR + 2] = vapic[APIC_TPR + 3] = 0;
-	if ((vapic[APIC_TPR] >> 4) < (cpu->ctl->tpr_threshold & 15))
-		cpu->poll |= POLL_EVENT;
-}
-
-static void apic_access_read(struct cpu *cpu, uint64_t gpa, void *to, unsigned len)
-{
-	if (!apic_is_virtualized(cpu, gpa, len))
-		apic_access_exit(cpu, gpa, APIC_ACCESS_READ);
-	memcpy(to, cpu->ctl->vapic + (gpa & 0xfff), len);
-}
-
-static void apic_access_write(struct cpu *cpu, uint64_t gpa, const void *from, unsigned len)
-{
-	if (!apic_is_virtualized(cpu, gpa, len))
-		apic_access_exit(cpu, gpa, APIC_ACCESS_WRITE);
-	memcpy(cpu->ctl->vapic + (gpa & 0xfff), from, len);
-	tpr_written(cpu);
-}
-
-/* ---- devices ---- */
+#include "cpu/vapic.h"
 
 static void log_answer(struct cpu *cpu, uint64_t gpa, const void *data, unsigned len)
 {
@@ -104,10 +49,8 @@ static void read_piece(struct cpu *cpu, uint64_t gpa, uint8_t *to, unsigned len)
 
 void mmio_read(struct cpu *cpu, uint64_t gpa, void *to, unsigned len)
 {
-	if (is_apic_access(cpu, gpa)) {
-		apic_access_read(cpu, gpa, to, len);
+	if (vapic_page_read(cpu, gpa, to, len))
 		return;
-	}
 	io_sync(cpu);
 	for (unsigned done = 0; done < len; done += 8)
 		read_piece(cpu, gpa + done, (uint8_t *)to + done, len - done < 8 ? len - done : 8);
@@ -130,10 +73,8 @@ static void write_piece(struct cpu *cpu, uint64_t gpa, const uint8_t *from, unsi
 
 void mmio_write(struct cpu *cpu, uint64_t gpa, const void *from, unsigned len)
 {
-	if (is_apic_access(cpu, gpa)) {
-		apic_access_write(cpu, gpa, from, len);
+	if (vapic_page_write(cpu, gpa, from, len))
 		return;
-	}
 	for (unsigned done = 0; done < len; done += 8)
 		write_piece(cpu, gpa + done, (const uint8_t *)from + done, len - done < 8 ? len - done : 8);
 }

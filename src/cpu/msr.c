@@ -5,10 +5,10 @@
  * run again, and finds the answer in cpu->msr_exit.
  */
 #include <linux/kvm.h>
-#include "cpu/control.h"
+#include "cpu/rules.h"
 #include "cpu/time.h"
+#include "cpu/vapic.h"
 #include "x86/features.h"
-#include "x86/vmx.h"
 
 enum { MSR_OK, MSR_FAULT, MSR_UNKNOWN };
 enum msr_check { MSR_ANY, MSR_LOW32, MSR_ZERO, MSR_CANONICAL, MSR_MEMORY_TYPES, MSR_WAIT_LIMIT /* bit 1 and the upper half are reserved */ };
@@ -280,33 +280,6 @@ static _Noreturn void msr_fault(struct cpu *cpu, uint32_t index, bool write, uin
 	cpu_raise_gp(cpu);
 }
 
-/* The x2APIC's registers come from the virtual-APIC page if the control block says so. */
-static bool x2apic_virtual(const struct cpu *cpu, uint32_t index)
-{
-	const struct control_block *ctl = cpu->ctl;
-	bool on = ctl->non_root && (ctl->primary & PRIMARY_SECONDARY) && (ctl->secondary & SECONDARY_X2APIC) && ctl->vapic;
-
-	return on && index - 0x800 < 0x100;
-}
-
-static bool virtual_x2apic_read(struct cpu *cpu, uint32_t index, uint64_t *value)
-{
-	if (!x2apic_virtual(cpu, index) || (index != 0x808 && !(cpu->ctl->secondary & SECONDARY_APIC_REGISTER)))
-		return false;
-	memcpy(value, cpu->ctl->vapic + (index & 0xff) * 16, sizeof(*value));
-	return true;
-}
-
-static bool virtual_x2apic_write(struct cpu *cpu, uint32_t index, uint64_t value)
-{
-	if (!x2apic_virtual(cpu, index) || index != 0x808)
-		return false;
-	if (value >> 8)
-		cpu_raise_gp(cpu);
-	virtual_tpr_write(cpu, value);
-	return true;
-}
-
 void rule_rdmsr(struct cpu *cpu, const struct insn *insn)
 {
 	uint32_t index = cpu->gpr[REG_RCX];
@@ -315,7 +288,7 @@ void rule_rdmsr(struct cpu *cpu, const struct insn *insn)
 	if (cpu->cpl != 0)
 		cpu_raise_gp(cpu);
 	intercept_msr(cpu, index, false);
-	if (!client_answer(cpu, index, false, &value) && !virtual_x2apic_read(cpu, index, &value)) {
+	if (!client_answer(cpu, index, false, &value) && !vapic_rdmsr(cpu, index, &value)) {
 		if (cpu->ops->msr_filtered(cpu, index, false))
 			ask_client(cpu, index, false, 0, KVM_MSR_EXIT_REASON_FILTER);
 		int verdict = msr_read(cpu, index, &value, false);
@@ -335,7 +308,7 @@ void rule_wrmsr(struct cpu *cpu, const struct insn *insn)
 	if (cpu->cpl != 0)
 		cpu_raise_gp(cpu);
 	intercept_msr(cpu, index, true);
-	if (client_answer(cpu, index, true, &ignored) || virtual_x2apic_write(cpu, index, value))
+	if (client_answer(cpu, index, true, &ignored) || vapic_wrmsr(cpu, index, value))
 		return;
 	if (cpu->ops->msr_filtered(cpu, index, true))
 		ask_client(cpu, index, true, value, KVM_MSR_EXIT_REASON_FILTER);

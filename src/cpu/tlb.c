@@ -62,7 +62,8 @@ void tlb_free(struct cpu *cpu)
 
 /* ---- choosing a context ---- */
 
-static uint32_t key_paging_bits(const struct cpu *cpu)
+/* cpl 3: user-mode accesses; override: EFLAGS.AC lifts SMAP from others. */
+static uint32_t key_paging_bits(const struct cpu *cpu, unsigned cpl, bool override)
 {
 	uint32_t bits = TLB_PG;
 
@@ -70,23 +71,23 @@ static uint32_t key_paging_bits(const struct cpu *cpu)
 	bits |= cpu->cr4 & CR4_PGE ? TLB_PGE : 0;
 	bits |= cpu->efer & EFER_NX ? TLB_NXE : 0;
 	bits |= cpu->efer & EFER_LMA ? TLB_LMA : 0;
-	if (cpu->cpl == 3)
+	if (cpl == 3)
 		return bits | TLB_USER;
 	bits |= cpu->cr0 & CR0_WP ? TLB_WP : 0;
 	bits |= cpu->cr4 & CR4_SMEP ? TLB_SMEP : 0;
 	if (cpu->cr4 & CR4_SMAP)
-		bits |= TLB_SMAP | (cpu->rflags & RFLAGS_AC ? TLB_OVERRIDE : 0);
+		bits |= TLB_SMAP | (override ? TLB_OVERRIDE : 0);
 	return bits;
 }
 
-static struct tlb_key key_now(const struct cpu *cpu)
+static struct tlb_key key_for(const struct cpu *cpu, unsigned cpl, bool override)
 {
 	bool paging = cpu->cr0 & CR0_PG;
 
 	return (struct tlb_key){
 		/* Of the pointer, all but the memory type matters. */
 		.eptp = walk_has_ept(cpu) ? cpu->ctl->eptp & ~7ull : 0,
-		.bits = (paging ? key_paging_bits(cpu) : 0) | (cpu->mode & MODE_WATCH ? TLB_WATCH : 0)
+		.bits = (paging ? key_paging_bits(cpu, cpl, override) : 0) | (cpu->mode & MODE_WATCH ? TLB_WATCH : 0)
 		      | (cpu->ctl->secondary & SECONDARY_MBEC ? TLB_MBEC : 0),
 		.vpid = cpu->ctl->vpid,
 		.pcid = paging && (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0 };
@@ -173,13 +174,37 @@ static void context_select(struct cpu *cpu, struct tlb_context *c)
 void tlb_context_update(struct cpu *cpu)
 {
 	struct tlb_set *s = cpu->tlbs;
-	struct tlb_key key = key_now(cpu);
+	struct tlb_key key = key_for(cpu, cpu->cpl, cpu->rflags & RFLAGS_AC);
 
 	if (!s->current || !tlb_key_equal(&s->current->key, &key))
 		context_select(cpu, context_find(cpu, &key));
 	s->current->last_use = s->current->jumps->last_use = ++s->clock;
 	if (cpu->engine)
 		engine_jump_cache_select(cpu, s->current->jumps->id);
+}
+
+/* Whose entries are for implicit supervisor accesses: those that ring 3 makes, too, and those that EFLAGS.AC does not lift SMAP from. */
+static struct tlb_context *super_context(struct cpu *cpu)
+{
+	struct tlb_set *s = cpu->tlbs;
+	struct tlb_context *c = s->current;
+	struct tlb_key key;
+
+	if (!(c->key.bits & (TLB_USER | TLB_OVERRIDE)))
+		return c;
+	key = key_for(cpu, 0, false);
+	c = context_find(cpu, &key);
+	c->last_use = ++s->clock;
+	if (c->seen != s->drops)
+		tlb_context_catch_up(cpu, c);
+	return c;
+}
+
+const struct tlb_entry *tlb_super_entry(struct cpu *cpu, uint64_t addr)
+{
+	const struct tlb_context *c = super_context(cpu);
+
+	return &c->entries[tlb_index(c, addr)];
 }
 
 bool tlb_jump_note(struct cpu *cpu, uint64_t addr)
@@ -245,16 +270,16 @@ static void context_grow(struct cpu *cpu, struct tlb_context *c)
 	if (++c->conflicts <= c->count || c->count >= cpu->tlbs->most)
 		return;
 	context_size(c, c->count * 4 < cpu->tlbs->most ? c->count * 4 : cpu->tlbs->most);
-	cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
+	if (c == cpu->tlbs->current)
+		cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
 }
 
 /*
  * Execute permission enters only by a fetch, so that the engine hears of each
  * page it must compare with its translations.
  */
-static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_slot *slot)
+static void tlb_install(struct cpu *cpu, struct tlb_context *c, const struct walk *w, const struct mem_slot *slot)
 {
-	struct tlb_context *c = cpu->tlbs->current;
 	struct tlb_entry *e = &c->entries[tlb_index(c, w->addr)], new;
 	uint64_t page = TLB_PAGE(w->addr), host = (uint64_t)mem_slot_host(slot, TLB_PAGE(w->pa));
 	bool watched = c->key.bits & TLB_WATCH, kept = e->exec_tag == page && e->host == host;
@@ -280,11 +305,6 @@ static void tlb_install(struct cpu *cpu, const struct walk *w, const struct mem_
 		engine_exec_mapped(cpu, w->pa);
 }
 
-static bool is_apic_access_page(const struct cpu *cpu, uint64_t pa)
-{
-	return (cpu->ctl->secondary & SECONDARY_APIC_ACCESSES) && TLB_PAGE(pa) == TLB_PAGE(cpu->ctl->apic_access_gpa);
-}
-
 static struct walk walk_of(const struct cpu *cpu, uint64_t addr, unsigned access)
 {
 	return (struct walk){ .addr = cpu->efer & EFER_LMA ? addr : (uint32_t)addr, .access = access,
@@ -300,7 +320,7 @@ struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access
 	if (outcome != WALK_OK)
 		walk_fail(cpu, &w, outcome);
 	t.gpa = w.pa;
-	if (unlikely(is_apic_access_page(cpu, w.pa))) {
+	if (unlikely(walk_is_apic_access(cpu, w.pa))) {
 		if (access & ACCESS_EXEC)
 			cpu_vmexit(cpu, EXIT_APIC_ACCESS, (w.pa & 0xfff) | 2 << 12);
 		t.apic_access = true;
@@ -312,7 +332,7 @@ struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access
 	t.host = mem_slot_host(t.slot, w.pa);
 	if (access & ACCESS_WRITE)
 		mem_mark_dirty(t.slot, w.pa);
-	tlb_install(cpu, &w, t.slot);
+	tlb_install(cpu, access & ACCESS_SUPER ? super_context(cpu) : cpu->tlbs->current, &w, t.slot);
 	return t;
 }
 

@@ -50,11 +50,14 @@ void tlb_free(struct cpu *cpu);
  * Translates linear address addr for access (ACCESS_*), at the current CPL or
  * as supervisor. Sets accessed and dirty flags. Raises #PF, or exits with EPT
  * violation or misconfiguration. Installs an entry in the current context
- * where one may be used (never for MMIO, watchpoints or ACCESS_SUPER at CPL 3).
+ * where one may be used (never for MMIO or watchpoints); for ACCESS_SUPER in the one that
+ * tlb_super_entry() looks at.
  * addr must be canonical (the caller raised #GP or #SS otherwise).
  */
 struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access);
-/* The same without faults, flags or entries: for debuggers and KVM_TRANSLATE. false: not mapped. */
+/* The entry that says of addr what an implicit supervisor access (ACCESS_SUPER) may do, at any CPL. It need not be for addr's page. */
+const struct tlb_entry *tlb_super_entry(struct cpu *cpu, uint64_t addr);
+/* As tlb_translate() without faults, flags or entries: for debuggers and KVM_TRANSLATE. false: not mapped. */
 bool tlb_probe(struct cpu *cpu, uint64_t addr, uint64_t *gpa, bool *writable, bool *user);
 
 /*

@@ -2,7 +2,7 @@
 #ifndef ANYKVM_TLB_SET_H
 #define ANYKVM_TLB_SET_H
 
-#include "cpu/cpu.h"
+#include "cpu/paging.h"
 
 /* What a context's entries depend on. */
 struct tlb_key { uint64_t eptp; uint32_t bits; uint16_t vpid, pcid; };
@@ -16,7 +16,7 @@ enum tlb_key_bits { TLB_PG = 1, TLB_WP = 2, TLB_PSE = 4, TLB_PAE = 8, TLB_SMEP =
 enum { META_GLOBAL = 1, META_LARGE = 2 /* fragment of a 2 or 4 MiB page */, META_HUGE = 4 /* of a 1 GiB page */,
        META_LISTED = 8 /* in the list of local ones */, META_LISTED_GLOBAL = 16 };
 
-enum { TLB_LISTED = 384, TLB_FILTER = 2048, TLB_DROPS = 64, TLB_HINTS = 64, TLB_CONTEXTS_MAX = 256,
+enum { TLB_LISTED = 384, TLB_FILTER = 2048, TLB_DROPS = 64, TLB_HINTS = 256, TLB_CONTEXTS_MAX = 256,
        JUMP_PAGES = 512, JUMP_PAGE_WAYS = 8, JUMP_DOMAINS = 16 };
 
 /*
@@ -68,6 +68,9 @@ struct walk_cached {
 };
 enum { WALK_CACHED = 128 };
 
+/* The paging mode in force, and what it was made of. */
+struct paging_memo { struct paging paging; uint64_t mode, caps, reserved; };
+
 struct tlb_set {
 	unsigned count, used;            /* contexts; used: the first so many have a key */
 	struct tlb_key key[TLB_CONTEXTS_MAX];    /* of the contexts, once more: what flushes search */
@@ -80,6 +83,7 @@ struct tlb_set {
 	struct tlb_jumps shared[JUMP_DOMAINS];
 	uint64_t ept_walks;              /* tag of the structures of EPT in walk[1]; a new one with every flush */
 	struct walk_cached walk[2][WALK_CACHED];
+	struct paging_memo linear, ept;
 	void *memory;
 	size_t memory_size;
 	struct tlb_context context[];

@@ -7,7 +7,7 @@
  * and exchange with the entry that was checked; if another processor changed
  * it meanwhile, the whole walk is made again.
  */
-#include "cpu/paging.h"
+#include "cpu/tlb_set.h"
 #include "x86/features.h"
 
 #define PTE_P 1ull
@@ -53,6 +53,20 @@ static struct paging paging_4level(const struct cpu *cpu)
 		           { 12, 9, false, 0, 0 } },
 		.levels = 4, .entry_size = 8, .present = PTE_P, .accessed = PTE_A, .dirty = PTE_D,
 		.reserved = cpu->reserved_pa | reserved_nx(cpu) };
+}
+
+static const struct paging *paging_now(struct cpu *cpu)
+{
+	struct paging_memo *m = &cpu->tlbs->linear;
+	uint64_t mode = (cpu->cr4 & (CR4_PAE | CR4_PSE)) | (cpu->efer & (EFER_LMA | EFER_NX)) | BIT(63);
+
+	mode |= cpu_has(cpu, FEATURE_PAGE1GB) ? BIT(62) : 0;
+	if (m->mode != mode || m->reserved != cpu->reserved_pa) {
+		m->paging = cpu->efer & EFER_LMA ? paging_4level(cpu) : cpu->cr4 & CR4_PAE ? paging_pae(cpu) : paging_2level(cpu);
+		m->mode = mode;
+		m->reserved = cpu->reserved_pa;
+	}
+	return &m->paging;
 }
 
 /* ---- entries in memory ---- */
@@ -300,24 +314,21 @@ enum walk_outcome walk_linear(struct cpu *cpu, struct walk *w)
 {
 	uint64_t root = cpu->cr3 & ADDR_MASK;
 	enum walk_outcome outcome;
-	struct paging p;
+	const struct paging *p;
 
 	if (!(cpu->cr0 & CR0_PG))
 		return walk_unpaged(cpu, w);
-	if (cpu->efer & EFER_LMA) {
-		p = paging_4level(cpu);
-	} else if (cpu->cr4 & CR4_PAE) {
+	p = paging_now(cpu);
+	if (!(cpu->cr4 & CR4_PAE)) {
+		root = cpu->cr3 & 0xfffff000;
+	} else if (!(cpu->efer & EFER_LMA)) {
 		uint64_t pdpte = cpu->pdptr[w->addr >> 30 & 3];
 
 		if (!(pdpte & PTE_P))
 			return page_fault(cpu, w, 0);
-		p = paging_pae(cpu);
 		root = pdpte & ADDR_MASK;
-	} else {
-		p = paging_2level(cpu);
-		root = cpu->cr3 & 0xfffff000;
 	}
-	while (walk_paged(cpu, w, &p, root, &outcome) == STEP_AGAIN)
+	while (walk_paged(cpu, w, p, root, &outcome) == STEP_AGAIN)
 		;
 	return outcome;
 }

@@ -5,7 +5,8 @@
 #include "cpu/cpu.h"
 #include "x86/vmx.h"
 
-enum walk_outcome { WALK_OK, WALK_PAGE_FAULT, WALK_EPT_VIOLATION, WALK_EPT_MISCONFIG, WALK_PML_FULL };
+enum walk_outcome { WALK_OK, WALK_PAGE_FAULT, WALK_EPT_VIOLATION, WALK_EPT_MISCONFIG, WALK_PML_FULL,
+                    WALK_APIC_ACCESS /* by guest-physical address */ };
 
 struct walk {
 	/* The question. */
@@ -50,6 +51,11 @@ static inline const char *eptp_fault(uint64_t caps, unsigned maxphyaddr, uint64_
 /* Turns a failed walk into the guest's page fault, #VE or a VM exit. */
 _Noreturn void walk_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome outcome);
 
+/* The physical address lies on the page whose accesses are virtualized. */
+static inline bool walk_is_apic_access(const struct cpu *cpu, uint64_t pa)
+{
+	return (cpu->ctl->secondary & SECONDARY_APIC_ACCESSES) && (pa ^ cpu->ctl->apic_access_gpa) >> 12 == 0;
+}
 static inline bool walk_has_ept(const struct cpu *cpu) { return cpu->ctl->secondary & SECONDARY_EPT; }
 
 #endif

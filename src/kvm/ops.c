@@ -144,6 +144,42 @@ static void op_cr8_write(struct cpu *cpu, uint64_t value)
 	}
 }
 
+/* A register of the vCPU's own local APIC, written as its mode has it. */
+static void own_apic_write(struct vcpu *v, unsigned offset, uint32_t value)
+{
+	uint64_t base = lapic_base_get(v->vm->irqchip, v->id);
+
+	if (base & 0x400)
+		lapic_msr_write(v->vm->irqchip, v->id, 0x800 + (offset >> 4), value);
+	else
+		lapic_mmio_write(v->vm->irqchip, v->id, (base & PAGE_MASK_4K) + offset, &value, sizeof(value));
+}
+
+static bool op_apic_eoi(struct cpu *cpu)
+{
+	struct vcpu *v = cpu_vcpu(cpu);
+
+	if (!lapic_in_kernel(v))
+		return false;
+	own_apic_write(v, 0xb0, 0);
+	return true;
+}
+
+/* xAPIC mode has the APIC id in bits 15:8 of the destination. */
+static void op_send_ipi(struct cpu *cpu, uint8_t vector, uint32_t destination)
+{
+	struct vcpu *v = cpu_vcpu(cpu);
+
+	if (!lapic_in_kernel(v))
+		return;
+	if (vcpu_apic_base(v) & 0x400) {
+		lapic_msr_write(v->vm->irqchip, v->id, 0x830, (uint64_t)destination << 32 | vector);
+	} else {
+		own_apic_write(v, 0x310, destination << 16 & 0xff000000);
+		own_apic_write(v, 0x300, vector);
+	}
+}
+
 uint64_t vcpu_apic_base(struct vcpu *v)
 {
 	return lapic_in_kernel(v) ? lapic_base_get(v->vm->irqchip, v->id) : v->apic_base;
@@ -176,6 +212,8 @@ const struct cpu_ops vcpu_cpu_ops = {
 	.code_page_new = coherence_code_page_new,
 	.exclusive_begin = coherence_exclusive_begin,
 	.exclusive_end = coherence_exclusive_end,
+	.apic_eoi = op_apic_eoi,
+	.send_ipi = op_send_ipi,
 	.msr_filtered = op_msr_filtered,
 };
 

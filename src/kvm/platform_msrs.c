@@ -10,7 +10,7 @@
 
 enum { MSR_PLATFORM_INFO = 0xce, MSR_POWER_CTL = 0x1fc, MSR_APIC_BASE = 0x1b, MSR_FEATURE_CONTROL = 0x3a, MSR_PRED_CMD = 0x49, MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a,
        MSR_FLUSH_CMD = 0x10b, MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MTRR_VAR = 0x200,
-       MSR_MTRR_DEFTYPE = 0x2ff, MSR_PERF_CAPABILITIES = 0x345, MSR_MC0_CTL = 0x400, MSR_VMX_BASIC = 0x480, MSR_VMX_VMFUNC = 0x491,
+       MSR_MTRR_DEFTYPE = 0x2ff, MSR_PERF_CAPABILITIES = 0x345, MSR_MC0_CTL = 0x400, MSR_VMX_BASIC = 0x480, MSR_VMX_CTLS3 = 0x492,
        MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, MSR_MC0_CTL2 = 0x280 };
 enum { MSR_FAIL = 1, MSR_UNKNOWN = 2 };
 #define MCG_CTL_P (1u << 8)
@@ -239,7 +239,7 @@ static int apic_write(struct vcpu *v, uint32_t index, uint64_t value)
 
 static bool is_vmx(uint32_t index)
 {
-	return index == MSR_FEATURE_CONTROL || (index >= MSR_VMX_BASIC && index <= MSR_VMX_VMFUNC);
+	return index == MSR_FEATURE_CONTROL || (index >= MSR_VMX_BASIC && index <= MSR_VMX_CTLS3);
 }
 
 /* ---- all together ---- */

@@ -44,6 +44,7 @@ static void let_writer_pass(struct vcpu *v, uint32_t req)
 	} else {
 		tlb_drop_all_writes(v->cpu);
 	}
+	vmx_follow_memory(v->vmx);
 }
 
 static void requests_handle(struct vcpu *v)
@@ -326,7 +327,6 @@ long kvm_vcpu_run(struct vcpu *v)
 	if (v->sigmask_set)
 		sigmask_set(mask);
 	running_vcpu = NULL;
-	vmx_pause(v->vmx);
 	report(v);
 	trace(kvm, "vCPU %u: exit %u (%d) at %#llx", v->id, v->run->exit_reason, r, (unsigned long long)v->cpu->rip);
 	return r;

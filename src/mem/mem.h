@@ -79,7 +79,13 @@ bool mem_read(struct mem *m, uint64_t gpa, void *to, size_t len);
 bool mem_write(struct mem *m, uint64_t gpa, const void *from, size_t len);
 /* Copies from or to host addresses in slots; false if the client has taken the memory away. Words are copied at once. */
 bool mem_copy(void *to, const void *from, size_t len);
-/* For the handler of SIGSEGV and SIGBUS: was it mem_copy()? Then the context is changed so that it returns false. */
+/*
+ * Atomically replaces the aligned word at a host address in a slot, if it is *expected, which is set to what was found.
+ * The result also says that the client has taken the memory away.
+ */
+enum mem_exchanged { MEM_GONE = 0, MEM_EXCHANGED = 1, MEM_DIFFERS = 2 };
+enum mem_exchanged mem_exchange(void *word, uint64_t *expected, uint64_t value);
+/* For the handler of SIGSEGV and SIGBUS: was it one of these two? Then the context is changed so that it returns false. */
 bool mem_copy_signal(int signo, const void *siginfo, void *ucontext);
 /* Upper floor's hook: bytes [gpa, gpa+len) inside one page were changed and hold translated code. */
 void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsigned len), void *arg);

@@ -28,6 +28,9 @@ static const struct implemented {
 	                  PRIMARY_IO_BITMAPS | PRIMARY_MTF | PRIMARY_MSR_BITMAPS | PRIMARY_MONITOR | PRIMARY_PAUSE |
 	                  PRIMARY_SECONDARY, NULL },
 	{ GROUP(secondary), SECONDARY_APIC_ACCESSES, &params.flexpriority },
+	{ GROUP(secondary), SECONDARY_X2APIC | SECONDARY_APIC_REGISTER | SECONDARY_VIRTUAL_INTR, &params.enable_apicv },
+	{ GROUP(pin), PIN_POSTED_INTR, &params.enable_apicv },
+	{ GROUP(primary), PRIMARY_TERTIARY, &params.enable_ipiv },
 	{ GROUP(secondary), SECONDARY_EPT, &params.ept },
 	{ GROUP(secondary), SECONDARY_VPID, &params.vpid },
 	{ GROUP(secondary), SECONDARY_UNRESTRICTED, &params.unrestricted_guest },
@@ -64,7 +67,8 @@ static const struct control_msr {
 };
 
 enum { MSR_BASIC = 0x480, MSR_MISC = 0x485, MSR_CR0_FIXED0 = 0x486, MSR_CR0_FIXED1 = 0x487, MSR_CR4_FIXED0 = 0x488,
-       MSR_CR4_FIXED1 = 0x489, MSR_VMCS_ENUM = 0x48a, MSR_EPT_VPID_CAP = 0x48c, MSR_VMFUNC = 0x491 };
+       MSR_CR4_FIXED1 = 0x489, MSR_VMCS_ENUM = 0x48a, MSR_EPT_VPID_CAP = 0x48c, MSR_VMFUNC = 0x491,
+       MSR_TERTIARY = 0x492 };
 
 #define BASIC_32BIT_ADDRESSES BIT(48)
 #define BASIC_INS_OUTS_INFO BIT(54)
@@ -130,6 +134,8 @@ static uint64_t features_of(const struct vmx_caps *c)
 		{ VMCS_FEATURE_IO_BITMAPS, c->primary.may, PRIMARY_IO_BITMAPS },
 		{ VMCS_FEATURE_TPR_SHADOW, c->primary.may, PRIMARY_TPR_SHADOW },
 		{ VMCS_FEATURE_SECONDARY, c->primary.may, PRIMARY_SECONDARY },
+		{ VMCS_FEATURE_TERTIARY, c->primary.may, PRIMARY_TERTIARY },
+		{ VMCS_FEATURE_IPI, c->tertiary, TERTIARY_IPI },
 		{ VMCS_FEATURE_VPID, c->secondary.may, SECONDARY_VPID },
 		{ VMCS_FEATURE_VIRTUAL_INTR, c->secondary.may, SECONDARY_VIRTUAL_INTR },
 		{ VMCS_FEATURE_PML, c->secondary.may, SECONDARY_PML },
@@ -168,8 +174,8 @@ static uint64_t vmcs_enum_of(uint64_t features)
 {
 	unsigned highest = 0;
 	for (unsigned i = 0; i < vmcs_field_count; i++)
-		if ((features & BIT(vmcs_fields[i].feature)) && (vmcs_fields[i].encoding & 0x3e) > highest)
-			highest = vmcs_fields[i].encoding & 0x3e;
+		if ((features & BIT(vmcs_fields[i].feature)) && (vmcs_fields[i].encoding & 0x3fe) > highest)
+			highest = vmcs_fields[i].encoding & 0x3fe;
 	return highest;
 }
 
@@ -189,6 +195,7 @@ void vmx_caps_init(struct vmx_caps *c)
 	for (unsigned i = 0; i < ARRAY_SIZE(implemented); i++)
 		if (!implemented[i].param || *implemented[i].param)
 			group_of(c, implemented[i].group)->may |= implemented[i].bits;
+	c->tertiary = c->primary.may & PRIMARY_TERTIARY ? TERTIARY_IPI : 0;
 	c->ept_vpid = ept_vpid_implemented(c);
 	c->vmfunc = c->secondary.may & SECONDARY_VMFUNC ? VMFUNC_EPTP_SWITCHING : 0;
 	drop_without_ept(c);
@@ -216,6 +223,7 @@ bool vmx_caps_read(const struct vmx_caps *c, uint32_t index, uint64_t *value)
 	case MSR_VMCS_ENUM: *value = c->vmcs_enum; return true;
 	case MSR_EPT_VPID_CAP: *value = c->ept_vpid; return true;
 	case MSR_VMFUNC: *value = c->vmfunc; return true;
+	case MSR_TERTIARY: *value = c->tertiary; return true;
 	}
 	return false;
 }
@@ -279,6 +287,7 @@ bool vmx_caps_write(struct vmx_caps *c, uint32_t index, uint64_t value)
 	case MSR_CR4_FIXED0: return write_mask(&c->cr4_fixed0, value, subset(all.cr4_fixed0, value));
 	case MSR_EPT_VPID_CAP: return write_mask(&c->ept_vpid, value, subset(value, all.ept_vpid));
 	case MSR_VMFUNC: return write_mask(&c->vmfunc, value, subset(value, all.vmfunc));
+	case MSR_TERTIARY: return write_mask(&c->tertiary, value, subset(value, all.tertiary));
 	case MSR_VMCS_ENUM: return write_mask(&c->vmcs_enum, value, true);
 	}
 	return false;                    /* the non-TRUE control MSRs and the FIXED1 ones follow from others */
@@ -349,6 +358,8 @@ static void make_consistent(struct vmx_caps *c)
 {
 	if (!(c->primary.may & PRIMARY_SECONDARY))
 		c->secondary = (struct vmx_controls){ 0, 0 };
+	if (!(c->primary.may & PRIMARY_TERTIARY))
+		c->tertiary = 0;
 	drop_without_ept(c);
 	if (!(c->secondary.may & SECONDARY_VMFUNC))
 		c->vmfunc = 0;

@@ -14,6 +14,7 @@ static bool check_reserved_bits(const struct vmx_vcpu *v, const struct vmcs12 *v
 	REQUIRE(vmx_controls_ok(v->caps.primary, vmcs->cpu_based_vm_exec_control));
 	if (vmcs->cpu_based_vm_exec_control & PRIMARY_SECONDARY)
 		REQUIRE(vmx_controls_ok(v->caps.secondary, vmcs->secondary_vm_exec_control));
+	REQUIRE(!(vmcs12_tertiary(vmcs) & ~v->caps.tertiary));
 	return true;
 }
 
@@ -54,6 +55,7 @@ static bool check_tpr_shadow(const struct vmx_vcpu *v, const struct vmcs12 *vmcs
 
 	if (!(vmcs->cpu_based_vm_exec_control & PRIMARY_TPR_SHADOW)) {
 		REQUIRE(!(secondary & (SECONDARY_X2APIC | SECONDARY_APIC_REGISTER | SECONDARY_VIRTUAL_INTR)));
+		REQUIRE(!(vmcs12_tertiary(vmcs) & TERTIARY_IPI));
 		return true;
 	}
 	REQUIRE(vmx_pa_ok(v, vmcs->virtual_apic_page_addr, PAGE_SIZE_4K));
@@ -86,6 +88,16 @@ static bool check_posted_interrupts(const struct vmx_vcpu *v, const struct vmcs1
 	REQUIRE(vmcs->vm_exit_controls & VMEXIT_ACK_INTR);
 	REQUIRE(!(vmcs->posted_intr_nv & 0xff00));
 	REQUIRE(vmx_pa_ok(v, vmcs->posted_intr_desc_addr, 64));
+	return true;
+}
+
+/* The table has 8-byte entries, and its last byte is within the physical-address width, too. */
+static bool check_ipi_virtualization(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
+{
+	if (!(vmcs12_tertiary(vmcs) & TERTIARY_IPI))
+		return true;
+	REQUIRE(vmx_pa_ok(v, vmcs->pid_pointer_table, 8));
+	REQUIRE(vmx_pa_ok(v, vmcs->pid_pointer_table + vmcs->last_pid_pointer_index * 8ull + 7, 1));
 	return true;
 }
 
@@ -253,8 +265,9 @@ bool vmx_check_controls(struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 {
 	static bool (*const checks[])(const struct vmx_vcpu *, const struct vmcs12 *) = {
 		check_reserved_bits, check_cr3_targets, check_bitmaps, check_tpr_shadow, check_apic_virtualization,
-		check_posted_interrupts, check_nmi_controls, check_vpid, check_ept, check_virtualization_exception, check_vm_functions,
-		check_tsc_scaling, check_exit_controls, check_entry_controls, check_event_injection,
+		check_posted_interrupts, check_ipi_virtualization, check_nmi_controls, check_vpid, check_ept,
+		check_virtualization_exception, check_vm_functions, check_tsc_scaling, check_exit_controls, check_entry_controls,
+		check_event_injection,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(checks); i++)

@@ -17,10 +17,15 @@
 		} \
 	} while (0)
 
-/* Secondary controls as the processor takes them: all clear unless the primary controls activate them. */
+/* Secondary and tertiary controls as the processor takes them: all clear unless the primary controls activate them. */
 static inline uint32_t vmcs12_secondary(const struct vmcs12 *vmcs)
 {
 	return vmcs->cpu_based_vm_exec_control & PRIMARY_SECONDARY ? vmcs->secondary_vm_exec_control : 0;
+}
+
+static inline uint64_t vmcs12_tertiary(const struct vmcs12 *vmcs)
+{
+	return vmcs->cpu_based_vm_exec_control & PRIMARY_TERTIARY ? vmcs->tertiary_vm_exec_control : 0;
 }
 
 /* A segment register of the guest-state area. */
@@ -86,8 +91,17 @@ void vmx_timer_resume(struct vmx_vcpu *v);
 void vmx_timer_stop(struct vmx_vcpu *v);
 uint32_t vmx_timer_value(const struct vmx_vcpu *v);
 
-/* TPR shadow (apicv.c): the virtual TPR fell below the threshold. */
+/* ---- APIC virtualization (apicv.c) ---- */
+
+/* The virtual TPR is below the threshold. */
 bool vmx_tpr_below_threshold(const struct vmx_vcpu *v);
-void vmx_vapic_dirty(struct vmx_vcpu *v);
+/* VM entry, and a restored L2: the guest interrupt status takes effect. The pages are looked up. */
+void vmx_virtual_interrupts_begin(struct vmx_vcpu *v);
+/* The guest interrupt status into vmcs12. */
+void vmx_virtual_interrupts_save(struct vmx_vcpu *v);
+/* At a boundary where interrupts come next: queues the virtual interrupt that is due into cpu->event. false: none. */
+bool vmx_virtual_interrupt_take(struct vmx_vcpu *v, bool nmi_pending);
+/* L1's interrupt was acknowledged: is it the notification of posted interrupts? Then it is done with. */
+bool vmx_posted_interrupt(struct vmx_vcpu *v, uint8_t vector);
 
 #endif

@@ -110,12 +110,9 @@ static void load_non_register_state(struct vmx_vcpu *v)
 	cpu->nmi_blocked = !virtual_nmis && (blocking & SHADOW_NMI);
 	cpu->activity = vmcs->guest_activity_state;
 	cpu->pending_debug = guest_pending_debug(vmcs);
-}
-
-static void load_pdptes(struct vmx_vcpu *v, const uint64_t pdpte[4])
-{
-	if (vmcs12_pae_paging(&v->vmcs12))
-		memcpy(v->cpu->pdptr, pdpte, sizeof(v->cpu->pdptr));
+	cpu->event = (struct event){ .valid = false };
+	cpu->delivering = (struct event){ .valid = false };
+	cpu->vmexit = (struct vmexit){ .reason = 0 };
 }
 
 static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
@@ -127,10 +124,8 @@ static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
 	load_msrs(v);
 	load_segments(v);
 	load_non_register_state(v);
-	load_pdptes(v, pdpte);
-	cpu->event = (struct event){ .valid = false };
-	cpu->delivering = (struct event){ .valid = false };
-	cpu->vmexit = (struct vmexit){ .reason = 0 };
+	if (vmcs12_pae_paging(vmcs))
+		memcpy(cpu->pdptr, pdpte, sizeof(cpu->pdptr));
 	cpu->gpr[REG_RSP] = vmcs->guest_rsp;
 	cpu->rip = cpu->next_rip = vmcs->guest_rip;
 	cpu->rflags = vmcs->guest_rflags;
@@ -138,16 +133,14 @@ static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
 
 /* ---- event injection ---- */
 
-/* The field stays L1's, but is invalid from here on: it must not be injected again, nor checked, when L2 is restored. */
 static void inject(struct vmx_vcpu *v)
 {
-	struct vmcs12 *vmcs = &v->vmcs12;
+	const struct vmcs12 *vmcs = &v->vmcs12;
 	uint32_t info = vmcs->vm_entry_intr_info_field;   /* checked */
 	bool software = intr_type(info) >= EVENT_SW_INTERRUPT && intr_type(info) <= EVENT_SW_EXCEPTION;
 
 	if (!(info & INTR_INFO_VALID))
 		return;
-	vmcs->vm_entry_intr_info_field = info & ~INTR_INFO_VALID;
 	if (intr_type(info) == INTR_TYPE_OTHER) {
 		v->mtf_pending = true;
 		return;
@@ -200,6 +193,7 @@ static enum vmx_entry_outcome enter_checked(struct vmx_vcpu *v, bool launch)
 	if (launch)
 		vmcs->launch_state = VMCS12_LAUNCHED;
 	inject(v);
+	vmx_virtual_interrupts_begin(v);
 	vmx_timer_start(v);
 	return VMX_ENTERED;
 }
@@ -223,29 +217,27 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch)
 
 /* ---- a restored L2 ---- */
 
-void vmx_resume_l2(struct vmx_vcpu *v)
+int vmx_resume_l2(struct vmx_vcpu *v)
 {
-	uint64_t pdpte[4];
-
 	vmx_merge(v);
-	load_non_register_state(v);
-	if (v->vmcs02.secondary & SECONDARY_EPT && fetch_pdptes(v, pdpte))
-		load_pdptes(v, pdpte);
-	v->vmcs02.timer_deadline = UINT64_MAX;
 	enter_l2(v);
 	v->pages_pending = true;
+	if (!v->timer_active)
+		vmx_timer_start(v);
+	else
+		vmx_timer_resume(v);
+	return 0;
 }
 
 bool vmx_resume_pages(struct vmx_vcpu *v)
 {
+	bool mapped = vmx_map_pages(v);
+
 	v->pages_pending = false;
-	if (v->timer_active)
-		vmx_timer_resume(v);
-	else
-		vmx_timer_start(v);
+	vmx_virtual_interrupts_begin(v);
 	/* Not before: the client sets the vCPU's events after the nested state. */
 	if (v->run_pending)
 		inject(v);
 	v->run_pending = false;
-	return vmx_map_pages(v);
+	return mapped;
 }

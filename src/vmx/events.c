@@ -3,7 +3,7 @@
  *
  *   INIT; an event that VM entry or the client injected goes first otherwise;
  *   TPR below threshold; monitor trap flag; #DB traps; preemption timer;
- *   NMI window; NMI; interrupt window; external interrupt.
+ *   NMI window; NMI; interrupt window, virtual interrupt; external interrupt.
  *
  * Each either exits to L1, or is left to kvm/ to be delivered into L2 itself.
  */
@@ -16,12 +16,6 @@ void vmx_timer_resume(struct vmx_vcpu *v)
 {
 	v->vmcs02.timer_deadline = v->timer_deadline;
 	v->ops->timer(v->cpu, v->timer_deadline);
-}
-
-void vmx_tsc_changed(struct vmx_vcpu *v)
-{
-	if (v->in_l2 && v->timer_active && !v->pages_pending)
-		vmx_timer_resume(v);
 }
 
 /* It ticks when the bit of L1's TSC that its rate names changes, so whole ticks are counted. */
@@ -119,8 +113,10 @@ static bool exit_nmi(struct vmx_vcpu *v)
 	return true;
 }
 
+enum interrupt_outcome { INTERRUPT_GONE, INTERRUPT_POSTED, INTERRUPT_EXITED };
+
 /* Without acknowledgement the interrupt stays pending, and L1 takes it when it sets RFLAGS.IF. */
-static bool exit_interrupt(struct vmx_vcpu *v)
+static enum interrupt_outcome external_interrupt(struct vmx_vcpu *v)
 {
 	struct vmexit e = { .reason = EXIT_EXTERNAL_INTERRUPT };
 
@@ -128,12 +124,14 @@ static bool exit_interrupt(struct vmx_vcpu *v)
 		int vector = v->ops->interrupt_ack(v->cpu);
 
 		if (vector < 0)
-			return false;            /* gone in the meantime */
+			return INTERRUPT_GONE;
+		if (vmx_posted_interrupt(v, vector))
+			return INTERRUPT_POSTED;
 		e.intr_info = INTR_INFO_VALID | EVENT_EXT_INTERRUPT << INTR_INFO_TYPE_SHIFT | (uint32_t)vector;
 	}
 	trace(vmx, "vCPU %u: interrupt exit, info %#x", v->cpu->index, e.intr_info);
 	vmx_exit_to_l1(v, &e);
-	return true;
+	return INTERRUPT_EXITED;
 }
 
 /* A trap that was held back by MOV SS, or that VM entry found in vmcs12. */
@@ -149,16 +147,13 @@ static void raise_debug_trap(struct cpu *cpu)
 static void look_again(struct vmx_vcpu *v, bool nmi_pending, bool init_pending)
 {
 	if (v->mtf_pending || init_pending || timer_expired(v) || nmi_window_open(v) || (nmi_pending && nmi_exits(v)) ||
-	    interrupt_window_open(v) || interrupt_exits(v) || vmx_tpr_below_threshold(v))
+	    interrupt_window_open(v) || v->vmcs02.virtual_interrupt || interrupt_exits(v) || vmx_tpr_below_threshold(v))
 		atomic_fetch_or(&v->cpu->poll, POLL_EVENT);
 }
 
-/* Pages that vmcs02 points into: after a restore, and when slots have changed. */
-static void follow_memory(struct vmx_vcpu *v)
+void vmx_follow_memory(struct vmx_vcpu *v)
 {
-	if (v->pages_pending)
-		vmx_resume_pages(v);
-	else if (v->mapped_generation != mem_generation(v->cpu->mem))
+	if (v->in_l2 && !v->pages_pending && v->mapped_generation != mem_generation(v->cpu->mem))
 		vmx_map_pages(v);
 }
 
@@ -182,6 +177,23 @@ static bool check_high_priority(struct vmx_vcpu *v)
 	return false;
 }
 
+/* A virtual interrupt is delivered before L1's interrupts, those that notifications post included. true: exited. */
+static bool check_interrupts(struct vmx_vcpu *v, bool nmi_pending)
+{
+	enum interrupt_outcome outcome = INTERRUPT_POSTED;
+
+	while (outcome == INTERRUPT_POSTED) {
+		if (vmx_virtual_interrupt_take(v, nmi_pending)) {
+			look_again(v, nmi_pending, false);
+			return false;
+		}
+		if (!interrupt_exits(v))
+			return false;
+		outcome = external_interrupt(v);
+	}
+	return outcome == INTERRUPT_EXITED;
+}
+
 bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending)
 {
 	struct cpu *cpu = v->cpu;
@@ -189,7 +201,9 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 	*nmi_taken = false;
 	if (!v->in_l2)
 		return false;
-	follow_memory(v);
+	if (v->pages_pending)
+		vmx_resume_pages(v);
+	vmx_follow_memory(v);
 	/* An instruction that waits for its answered access is finished first: leaving it would lose the answer. */
 	if (cpu->event.valid || cpu->io.nreads || cpu->io.answered) {
 		look_again(v, nmi_pending, init_pending);
@@ -211,10 +225,10 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 	}
 	if (interrupt_window_open(v))
 		return exit_plain(v, EXIT_INTERRUPT_WINDOW, 0);
-	if (interrupt_exits(v))
-		return exit_interrupt(v);
+	if (check_interrupts(v, nmi_pending))
+		return true;
 	/* Windows that L1 waits for and that are still shut: the processor tells when they open. */
-	cpu->want |= (v->vmcs02.primary & PRIMARY_INTR_WINDOW ? WANT_INTR : 0) |
+	cpu->want |= (v->vmcs02.primary & PRIMARY_INTR_WINDOW || v->vmcs02.virtual_interrupt ? WANT_INTR : 0) |
 	             (v->vmcs02.primary & PRIMARY_NMI_WINDOW ? WANT_NMI : 0);
 	return false;
 }

@@ -193,8 +193,9 @@ static void save_guest_state(struct vmx_vcpu *v, bool vectoring)
 	vmcs->guest_activity_state = cpu->activity;
 	vmcs->guest_interruptibility_info = saved_interruptibility(v, vectoring);
 	vmcs->guest_pending_dbg_exceptions = saved_pending_debug(cpu, vmcs->guest_interruptibility_info);
-	if (vmcs->vm_exit_controls & VMEXIT_SAVE_PREEMPTION_TIMER && v->timer_active)
+	if (vmcs->vm_exit_controls & VMEXIT_SAVE_PREEMPTION_TIMER)
 		vmcs->vmx_preemption_timer_value = vmx_timer_value(v);
+	vmx_virtual_interrupts_save(v);
 }
 
 void vmx_sync_vmcs12(struct vmx_vcpu *v)
@@ -329,8 +330,8 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e)
 	save_exit_information(vmcs, &exit);
 	save_guest_state(v, exit.idt_info & INTR_INFO_VALID);
 	vmcs->guest_rflags = saved_rflags(v->cpu, &exit);
+	vmcs->vm_entry_intr_info_field &= ~INTR_INFO_VALID;
 	vmx_timer_stop(v);
-	vmx_vapic_dirty(v);
 	if (v->shadow_valid)
 		vmx_shadow_flush(v);
 	v->shadow_valid = false;

@@ -28,6 +28,7 @@ static inline bool vmx_controls_ok(struct vmx_controls c, uint32_t value)
 /* What one VM offers to L1: what is implemented, narrowed by the client. The groups are the TRUE ones. */
 struct vmx_caps {
 	uint64_t basic, misc, ept_vpid, vmcs_enum, vmfunc;
+	uint64_t tertiary;               /* the controls that may be one */
 	struct vmx_controls pin, primary, secondary, exit, entry;
 	uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
 	uint64_t features;               /* bit per enum vmcs_feature: the fields that exist */
@@ -41,7 +42,7 @@ static inline unsigned vmx_caps_msr_list_max(const struct vmx_caps *c) { return 
 static inline unsigned vmx_caps_timer_rate(const struct vmx_caps *c) { return c->misc & 31; }
 
 void vmx_caps_init(struct vmx_caps *c);                  /* all that is implemented and that params.* allow */
-/* Value of a capability MSR, 0x480..0x491. false: no such MSR. */
+/* Value of a capability MSR, 0x480..0x492. false: no such MSR. */
 bool vmx_caps_read(const struct vmx_caps *c, uint32_t index, uint64_t *value);
 /* The client narrows c, never beyond what vmx_caps_init() gives. false: the value asks for something else. */
 bool vmx_caps_write(struct vmx_caps *c, uint32_t index, uint64_t value);
@@ -145,19 +146,14 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch);
 
 /*
  * KVM_SET_NESTED_STATE with GUEST_MODE: v->vmcs12 (and v->shadow) are loaded
- * and checked; the registers of L2 are the client's business, but what VMX
- * keeps beside them (activity, interruptibility, pending debug traps, PDPTEs)
- * is taken from vmcs12. Builds vmcs02 and switches to it without MSR lists and
- * without reading guest memory. timer_active and timer_deadline are set if the
- * client gave a deadline.
+ * and checked; the registers of L2 are the client's business. Builds vmcs02
+ * and switches to it without MSR lists and without reading guest memory: what
+ * vmcs12 names by address is looked up by vmx_resume_pages() at the next
+ * KVM_RUN, which also injects the event of a VM entry that is run_pending. timer_active and
+ * timer_deadline are set if the client gave a deadline. 0 or -errno.
  */
-void vmx_resume_l2(struct vmx_vcpu *v);
-/*
- * Called by vmx_check_events() while pages_pending, in the first KVM_RUN, when
- * the client has set everything else: looks up the pages that vmcs12 names,
- * arms the preemption timer, injects the event of a VM entry that is
- * run_pending. false: memory is missing.
- */
+int vmx_resume_l2(struct vmx_vcpu *v);
+/* Called by vmx_check_events() while pages_pending: looks those pages up. false: memory is missing. */
 bool vmx_resume_pages(struct vmx_vcpu *v);
 
 /* ---- exit.c ---- */

@@ -57,6 +57,22 @@ static void merge_pauses(struct control_block *ctl, const struct vmcs12 *vmcs)
 	ctl->notify_window = vmcs->notify_window;
 }
 
+/* What APIC virtualization keeps in the processor; the pages are looked up later. */
+static void merge_apic(struct control_block *ctl, const struct vmcs12 *vmcs)
+{
+	const uint64_t eoi_exit[4] = { vmcs->eoi_exit_bitmap0, vmcs->eoi_exit_bitmap1, vmcs->eoi_exit_bitmap2, vmcs->eoi_exit_bitmap3 };
+
+	memcpy(ctl->eoi_exit, eoi_exit, sizeof(eoi_exit));
+	ctl->tpr_threshold = vmcs->tpr_threshold;
+	ctl->posted_gpa = ctl->pin & PIN_POSTED_INTR ? vmcs->posted_intr_desc_addr : UINT64_MAX;
+	ctl->posted = NULL;
+	ctl->pid_table = vmcs->pid_pointer_table;
+	ctl->pid_last = vmcs->last_pid_pointer_index;
+	ctl->rvi = vmcs->guest_intr_status & 0xff;
+	ctl->svi = vmcs->guest_intr_status >> 8;
+	ctl->virtual_interrupt = ctl->apic_write.valid = false;
+}
+
 static void merge_fixed_bits(struct control_block *ctl, const struct vmx_caps *caps)
 {
 	ctl->in_vmx_root_or_non_root = true;
@@ -76,6 +92,7 @@ void vmx_merge(struct vmx_vcpu *v)
 	ctl->pin = vmcs->pin_based_vm_exec_control;
 	ctl->primary = vmcs->cpu_based_vm_exec_control;
 	ctl->secondary = vmcs12_secondary(vmcs);
+	ctl->tertiary = vmcs12_tertiary(vmcs);
 	ctl->exit_controls = vmcs->vm_exit_controls;
 	ctl->entry_controls = vmcs->vm_entry_controls;
 	ctl->exception_bitmap = vmcs->exception_bitmap;
@@ -85,7 +102,6 @@ void vmx_merge(struct vmx_vcpu *v)
 	ctl->cr4_mask = vmcs->cr4_guest_host_mask;
 	ctl->cr0_shadow = vmcs->cr0_read_shadow;
 	ctl->cr4_shadow = vmcs->cr4_read_shadow;
-	ctl->tpr_threshold = vmcs->tpr_threshold;
 	ctl->xss_exit_bitmap = vmcs->xss_exit_bitmap;
 	ctl->encls_bitmap = vmcs->encls_exiting_bitmap;
 	merge_pauses(ctl, vmcs);
@@ -93,15 +109,17 @@ void vmx_merge(struct vmx_vcpu *v)
 	merge_addresses(ctl, vmcs);
 	merge_ept(ctl, vmcs, &v->caps);
 	merge_cr3_targets(ctl, vmcs);
+	merge_apic(ctl, vmcs);
 	merge_fixed_bits(ctl, &v->caps);
 }
 
-/* A page that vmcs12 names is used where it lies. NULL: no memory there that L1 could write. */
-static uint8_t *page_host(struct vmx_vcpu *v, uint64_t gpa)
+/* What vmcs12 names is used where it lies. NULL: no memory there that L1 could write, *slot likewise. */
+static uint8_t *writable_host(struct vmx_vcpu *v, uint64_t gpa, const struct mem_slot **slot)
 {
-	const struct mem_slot *slot = mem_slot_find(v->cpu->mem, gpa);
-
-	return slot && !(slot->flags & MEM_SLOT_READONLY) ? mem_slot_host(slot, gpa) : NULL;
+	*slot = gpa == UINT64_MAX ? NULL : mem_slot_find(v->cpu->mem, gpa);
+	if (*slot && ((*slot)->flags & MEM_SLOT_READONLY))
+		*slot = NULL;
+	return *slot ? mem_slot_host(*slot, gpa) : NULL;
 }
 
 /* Without memory a bitmap is all ones: everything exits. */
@@ -133,20 +151,20 @@ static void map_bitmaps(struct vmx_vcpu *v)
 	}
 }
 
-/* Without memory for the virtual-APIC page L2 gets one of its own that nobody sees. */
+/* Without memory for the virtual-APIC page L2 gets one of its own that nobody sees; nothing is posted without a descriptor. */
 bool vmx_map_pages(struct vmx_vcpu *v)
 {
 	struct control_block *ctl = &v->vmcs02;
 	struct mem *mem = v->cpu->mem;
-	uint8_t *vapic = NULL;
 	bool uses_vapic = ctl->vapic_gpa != UINT64_MAX;
 
 	mem_read_lock(mem);
 	map_bitmaps(v);
-	if (uses_vapic)
-		vapic = page_host(v, ctl->vapic_gpa);
-	ctl->vapic = vapic || !uses_vapic ? vapic : v->no_page;
+	ctl->vapic = writable_host(v, ctl->vapic_gpa, &ctl->vapic_slot);
+	if (!ctl->vapic && uses_vapic)
+		ctl->vapic = v->no_page;
+	ctl->posted = writable_host(v, ctl->posted_gpa, &ctl->posted_slot);
 	v->mapped_generation = mem_generation(mem);
 	mem_read_unlock(mem);
-	return vapic || !uses_vapic;
+	return ctl->vapic_slot || !uses_vapic;
 }

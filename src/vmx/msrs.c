@@ -5,7 +5,7 @@
 #include "vmx/internal.h"
 
 enum { MSR_FEATURE_CONTROL = 0x3a, MSR_VMX_FIRST = 0x480, MSR_VMX_CTLS2 = 0x48b, MSR_VMX_EPT_VPID = 0x48c,
-       MSR_VMX_TRUE_PIN = 0x48d, MSR_VMX_TRUE_ENTRY = 0x490, MSR_VMX_LAST = 0x491 };
+       MSR_VMX_TRUE_PIN = 0x48d, MSR_VMX_TRUE_ENTRY = 0x490, MSR_VMX_VMFUNC = 0x491, MSR_VMX_CTLS3 = 0x492 };
 enum { MSR_FINE = 0, MSR_FAULT = 1, MSR_UNKNOWN = 2 };
 
 #define FEATURE_CONTROL_LOCK 1ull
@@ -13,11 +13,11 @@ enum { MSR_FINE = 0, MSR_FAULT = 1, MSR_UNKNOWN = 2 };
 
 const uint32_t vmx_feature_msr_list[] = {
 	0x480, 0x481, 0x482, 0x483, 0x484, 0x485, 0x486, 0x487, 0x488,
-	0x489, 0x48a, 0x48b, 0x48c, 0x48d, 0x48e, 0x48f, 0x490, 0x491,
+	0x489, 0x48a, 0x48b, 0x48c, 0x48d, 0x48e, 0x48f, 0x490, 0x491, 0x492,
 };
 const unsigned vmx_feature_msr_count = ARRAY_SIZE(vmx_feature_msr_list);
 
-static bool is_capability(uint32_t index) { return index >= MSR_VMX_FIRST && index <= MSR_VMX_LAST; }
+static bool is_capability(uint32_t index) { return index >= MSR_VMX_FIRST && index <= MSR_VMX_CTLS3; }
 
 int vmx_feature_msr(uint32_t index, uint64_t *value)
 {
@@ -37,8 +37,10 @@ static bool exists_for_guest(const struct vmx_caps *c, uint32_t index)
 		return c->primary.may & PRIMARY_SECONDARY;
 	if (index == MSR_VMX_EPT_VPID)
 		return c->secondary.may & (SECONDARY_EPT | SECONDARY_VPID);
-	if (index == MSR_VMX_LAST)
+	if (index == MSR_VMX_VMFUNC)
 		return c->secondary.may & SECONDARY_VMFUNC;
+	if (index == MSR_VMX_CTLS3)
+		return c->primary.may & PRIMARY_TERTIARY;
 	return true;
 }
 

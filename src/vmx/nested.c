@@ -11,7 +11,7 @@
 static void init_control_block(struct control_block *ctl)
 {
 	ctl->tsc_multiplier = BIT(48);
-	ctl->vapic_gpa = ctl->apic_access_gpa = UINT64_MAX;
+	ctl->vapic_gpa = ctl->apic_access_gpa = ctl->posted_gpa = UINT64_MAX;
 }
 
 /* CR bits that VMX operation fixes, for MOV CR in either control block. */
@@ -59,11 +59,6 @@ void vmx_cpuid_update(struct vmx_vcpu *v)
 	if (!v->offered)
 		vmx_leave(v);
 	fix_cr_bits(v, &v->vmcs01);
-}
-
-uint64_t vmx_cr4_allowed(const struct vmx_vcpu *v)
-{
-	return v->offered ? v->caps.cr4_fixed1 : 0;
 }
 
 bool vmx_in_l2(const struct vmx_vcpu *v) { return v->in_l2; }

@@ -2,7 +2,7 @@
  * vmx/vmcs12 -- the table of VMCS fields and access by encoding.
  *
  * An encoding has 2 bits of width, 2 of type and, in all that exist, an index
- * below 32: together the 9-bit number of a slot, so a look-up is one load.
+ * below 64: together the 10-bit number of a slot, so a look-up is one load.
  */
 #include "vmx/vmcs12.h"
 
@@ -10,7 +10,7 @@ _Static_assert(sizeof(struct vmcs12) == VMCS12_SIZE, "migration streams carry vm
 #define VMCS_FIELD(enc, bits, kind, at, name, label, feat, rule) \
 	_Static_assert(offsetof(struct vmcs12, name) == (at), "saved VMCSs have " label " elsewhere"); \
 	_Static_assert(((enc) >> 13 & 3) == VMCS_WIDTH_##bits && ((enc) >> 10 & 3) == VMCS_TYPE_##kind, "encoding of " label); \
-	_Static_assert(!((enc) & ~0x6c3e), "index of " label " needs a larger slot table");
+	_Static_assert(!((enc) & ~0x6c7e), "index of " label " needs a larger slot table");
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
 
@@ -30,10 +30,10 @@ enum {
 #undef VMCS_FIELD
 };
 
-#define SLOT(enc) (((enc) >> 13 & 3) << 7 | ((enc) >> 10 & 3) << 5 | ((enc) >> 1 & 31))
+#define SLOT(enc) (((enc) >> 13 & 3) << 8 | ((enc) >> 10 & 3) << 6 | ((enc) >> 1 & 63))
 
 /* Slot -> 1 + position; 0: no such field. */
-static const uint8_t slots[512] = {
+static const uint8_t slots[1024] = {
 #define VMCS_FIELD(enc, bits, kind, at, name, label, feat, rule) [SLOT(enc)] = POSITION_##name + 1,
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
@@ -42,7 +42,7 @@ _Static_assert(ARRAY_SIZE(vmcs_fields) < 255, "slots are bytes");
 
 const struct vmcs_field *vmcs_field_find(uint64_t encoding, bool *high)
 {
-	if (encoding & ~0x6c3full)
+	if (encoding & ~0x6c7full)
 		return NULL;
 	unsigned position = slots[SLOT(encoding)];
 	*high = encoding & 1;

@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 #include <sys/mman.h>
+#include "cpu/vapic.h"
 #include "xlat/internal.h"
 
 __thread struct cpu *engine_current;             /* for signal handlers (recover.c) */
@@ -223,8 +224,11 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	if (exit_id == EXITED_SIGNAL)
 		engine_signal_landed(cpu);
 	update_rip(cpu, exit_id);
-	if (mode & XMODE_ONE) {
+	if (mode & XMODE_ONE)
 		cpu->io.nreads = cpu->io.next = 0;
+	if (unlikely(cpu->ctl->apic_write.valid))
+		vapic_instruction_done(cpu);
+	if (mode & XMODE_ONE) {
 		finish_one(cpu, mode, shadow);
 	}
 	return exit_id;

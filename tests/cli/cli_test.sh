@@ -34,8 +34,8 @@ check 'params lists every parameter' status 0 ./anykvm params
 while IFS='"' read -r _ name _; do
 	case $name in *.*) check "params: $name" grep -qF "$name" "$tmp/out" ;; esac
 done <src/base/params.def
-for n in nested ept vpid unrestricted_guest enable_shadow_vmcs; do check "$n=Y by default" prints Y ./anykvm run -- cat $p/$n; done
-check 'enable_apicv=N by default' prints N ./anykvm run -- cat $p/enable_apicv
+for n in nested ept vpid unrestricted_guest enable_shadow_vmcs enable_apicv enable_ipiv; do check "$n=Y by default" prints Y ./anykvm run -- cat $p/$n; done
+check 'enable_ipiv=N without enable_apicv' prints N ./anykvm run --param kvm_intel.enable_apicv=0 -- cat $p/enable_ipiv
 check '--param is seen in /sys' prints N ./anykvm run --param kvm_intel.nested=0 -- cat $p/nested
 check 'with a dash, too' prints N ./anykvm run --param kvm-intel.ept=N -- cat $p/ept
 printf '# a comment\noptions kvm-intel nested=0 ept=0\noptions kvm_intel vpid=N\noptions snd index=1\n' >"$tmp/modprobe.conf"

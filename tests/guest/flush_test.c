@@ -173,6 +173,19 @@ static void other(void)
 		"clac; hlt", 0x222, rig->s.cr4 |= CR4_SMAP);
 }
 
+/* Implicit supervisor accesses have entries of their own where EFLAGS.AC lifts SMAP from the others, and at CPL 3. */
+static void implicit(void)
+{
+	const uint64_t before = descriptor(0, 0xfff, 0xf3, 0), after = descriptor(0, 0x1fff, 0xf3, 0);
+
+	CASE_OF("descriptor table exchanged, INVLPG, AC under SMAP", "stac; mov ecx, 0x80; lsl edx, ecx; mov dword ptr [0x203000], 0x22003; invlpg [0x777];"
+		"lsl eax, ecx; hlt", 0x1fff, rig->s.cr4 |= CR4_SMAP; rig->gdt[FREE / 8] = before; rig_poke(rig, 0x22580, 8, after));
+	CASE_OF("descriptor table exchanged, no INVLPG yet", "stac; mov ecx, 0x80; lsl edx, ecx; mov dword ptr [0x203000], 0x22003; lsl eax, ecx; hlt", 0xfff,
+		rig->s.cr4 |= CR4_SMAP; rig->gdt[FREE / 8] = before; rig_poke(rig, 0x22580, 8, after));
+	CASE_OF("descriptor table exchanged, INVLPG with AC clear", "stac; mov ecx, 0x80; lsl edx, ecx; clac; mov dword ptr [0x203000], 0x22003; invlpg [0x777];"
+		"stac; lsl eax, ecx; hlt", 0x1fff, rig->s.cr4 |= CR4_SMAP; rig->gdt[FREE / 8] = before; rig_poke(rig, 0x22580, 8, after));
+}
+
 /* What must still be there: a processor may drop more than it is asked to, so these show only what this one promises itself. */
 static void kept(void)
 {
@@ -196,6 +209,7 @@ int main(void)
 	structures();
 	structure_faults();
 	other();
+	implicit();
 	kept();
 	refused();
 	return rig_summary();

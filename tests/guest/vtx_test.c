@@ -1,5 +1,6 @@
 /* L1 sees each kind of VM exit as a processor reports it, with the first VT-x generation's controls and with EPT. */
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include "cpu/flags.h"
 #include "hypervisor.h"
@@ -339,7 +340,6 @@ static void test_nmi_window(void)
 	check_equal(h.gpr[3], 1);                                /* after the handler */
 	check_equal(hv_get(&h, F_guest_rip), HV_L2);
 	hv_set(&h, F_cpu_based_vm_exec_control, hv_get(&h, F_cpu_based_vm_exec_control) & ~(uint64_t)PRIMARY_NMI_WINDOW);
-	guest_no_moves();                /* the thread speaks to this VM */
 	pthread_create(&thread, NULL, send_nmi, &h);
 	check_equal(hv_run(&h), EXIT_EXCEPTION_NMI);             /* a real one */
 	check_equal(hv_get(&h, F_vm_exit_intr_info), NMI_INFO);
@@ -529,6 +529,32 @@ static void test_live_bitmap(void)
 	hv_destroy(&h);
 }
 
+GUEST_ASM(asks_twice, 64, "out %al, $0x10\n out %al, $0x10\n hlt");
+
+/* The bitmaps' memory goes while the client has L2's access: the instruction is finished without them. */
+static void test_bitmap_goes(void)
+{
+	enum { ROOM = 0x400000 };
+	struct kvm_userspace_memory_region r = { .slot = 1, .guest_phys_addr = ROOM, .memory_size = 0x2000 };
+	void *room = mmap(NULL, 0x2000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct hv h;
+
+	hv_create_with(&h, 0, asks_twice, (struct hv_controls){ .primary = PRIMARY_IO_BITMAPS });
+	r.userspace_addr = (uintptr_t)room;
+	guest_ioctl(h.g.vm, KVM_SET_USER_MEMORY_REGION, &r);
+	hv_set(&h, F_io_bitmap_a, ROOM);
+	hv_set(&h, F_io_bitmap_b, ROOM + 0x1000);
+	check_equal(hv_run(&h), HV_FAILED);
+	check_equal(h.g.run[0]->io.port, 0x10);
+	r.memory_size = 0;
+	guest_ioctl(h.g.vm, KVM_SET_USER_MEMORY_REGION, &r);
+	munmap(room, 0x2000);
+	check_equal(guest_run(&h.g, 0), KVM_EXIT_IO);
+	check_equal(h.g.run[0]->io.port, 0xe2);
+	check_equal(hv_get(&h, F_vm_exit_reason), EXIT_IO);      /* without memory all ports exit */
+	hv_destroy(&h);
+}
+
 #define READ_TIME "rdtsc\n shl $32, %rdx\n or %rdx, %rax\n"
 GUEST_ASM(deadline, 64, READ_TIME "mov %rax, %rsi\n 1: " READ_TIME "mov %rax, %rbx\n jmp 1b");
 
@@ -571,8 +597,6 @@ static void test_client_triple_fault(void)
 		guest_ioctl(h.g.vcpu[0], KVM_SET_VCPU_EVENTS, &e);
 		guest_ioctl(h.g.vcpu[0], KVM_GET_SREGS, &s);
 		s.tr.unusable = i;
-		if (i)
-			guest_no_moves();        /* it could not be restored */
 		guest_ioctl(h.g.vcpu[0], KVM_SET_SREGS, &s);
 		check_equal(guest_run(&h.g, 0), KVM_EXIT_IO);
 		check_equal(h.g.run[0]->io.port, 0xe2);
@@ -603,6 +627,7 @@ static const struct guest_test tests[] = {
 	{ "virtual-8086 mode: port permissions", test_vm86_ports },
 	{ "virtual-8086 mode: entry checks", test_vm86_checks },
 	{ "bitmaps that L2 writes", test_live_bitmap },
+	{ "bitmaps whose memory goes", test_bitmap_goes },
 	{ "time at the preemption timer's deadline", test_timer_deadline },
 	{ "triple faults from the client", test_client_triple_fault },
 };

@@ -100,6 +100,7 @@ static void set_up(void)
 {
 	params.nested = params.ept = params.vpid = params.unrestricted_guest = params.flexpriority = true;
 	params.preemption_timer = params.vnmi = params.ept_ad = params.enable_shadow_vmcs = true;
+	params.enable_apicv = params.enable_ipiv = true;
 	ram = aligned_alloc(4096, RAM_SIZE);
 	memset(ram, 0, RAM_SIZE);
 	cpu = (struct cpu){ .mem = mem_new(), .maxphyaddr = 40, .efer = EFER_LMA | EFER_LME, .reserved_pa = ~0ull << 40 & (~0ull >> 12) };
@@ -156,6 +157,69 @@ static void test_tpr_shadow(void)
 	CASE(CONTROLS, PRIMARY |= PRIMARY_TPR_SHADOW; vmcs.tpr_threshold = 6);
 	CASE(PASS, PRIMARY |= PRIMARY_TPR_SHADOW; SECONDARY |= SECONDARY_APIC_ACCESSES; vmcs.tpr_threshold = 6);
 	ram[VAPIC + 0x80] = 0;
+}
+
+static void use_posted_interrupts(void)
+{
+	PIN |= PIN_POSTED_INTR;
+	PRIMARY |= PRIMARY_TPR_SHADOW;
+	SECONDARY |= SECONDARY_VIRTUAL_INTR;
+	EXIT |= VMEXIT_ACK_INTR;
+	vmcs.posted_intr_nv = 0xf2;
+	vmcs.posted_intr_desc_addr = 0x40;
+}
+
+static void use_ipi_virtualization(void)
+{
+	PRIMARY |= PRIMARY_TPR_SHADOW | PRIMARY_TERTIARY;
+	vmcs.tertiary_vm_exec_control = TERTIARY_IPI;
+	vmcs.pid_pointer_table = 0x1008;
+	vmcs.last_pid_pointer_index = 3;
+}
+
+static void test_apic_virtualization(void)
+{
+	static const uint32_t needs_tpr_shadow[] = { SECONDARY_X2APIC, SECONDARY_APIC_REGISTER, SECONDARY_VIRTUAL_INTR };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(needs_tpr_shadow); i++) {
+		CASE(PASS, PRIMARY |= PRIMARY_TPR_SHADOW; SECONDARY |= needs_tpr_shadow[i]);
+		CASE(CONTROLS, SECONDARY |= needs_tpr_shadow[i]);
+	}
+	CASE(CONTROLS, PRIMARY |= PRIMARY_TPR_SHADOW; SECONDARY |= SECONDARY_X2APIC | SECONDARY_APIC_ACCESSES);
+	CASE(PASS, PRIMARY |= PRIMARY_TPR_SHADOW; SECONDARY |= SECONDARY_APIC_REGISTER | SECONDARY_APIC_ACCESSES);
+	CASE(CONTROLS, PRIMARY |= PRIMARY_TPR_SHADOW; SECONDARY |= SECONDARY_VIRTUAL_INTR; PIN &= ~PIN_EXT_INTR);
+	/* The threshold is not in use with virtual-interrupt delivery. */
+	CASE(PASS, PRIMARY |= PRIMARY_TPR_SHADOW; SECONDARY |= SECONDARY_VIRTUAL_INTR; vmcs.tpr_threshold = ~0u);
+}
+
+static void test_posted_interrupts(void)
+{
+	CASE(PASS, use_posted_interrupts());
+	CASE(CONTROLS, use_posted_interrupts(); SECONDARY &= ~SECONDARY_VIRTUAL_INTR);
+	CASE(CONTROLS, use_posted_interrupts(); EXIT &= ~VMEXIT_ACK_INTR);
+	CASE(PASS, use_posted_interrupts(); vmcs.posted_intr_nv = 0xff);
+	for (unsigned bit = 8; bit < 16; bit++)
+		CASE(CONTROLS, use_posted_interrupts(); vmcs.posted_intr_nv |= BIT(bit));
+	for (unsigned bit = 0; bit < 6; bit++)
+		CASE(CONTROLS, use_posted_interrupts(); vmcs.posted_intr_desc_addr |= BIT(bit));
+	CASE(PASS, use_posted_interrupts(); vmcs.posted_intr_desc_addr = TOO_HIGH - 64);
+	CASE(CONTROLS, use_posted_interrupts(); vmcs.posted_intr_desc_addr = TOO_HIGH);
+	CASE(PASS, vmcs.posted_intr_nv = 0xffff; vmcs.posted_intr_desc_addr = ~0ull);
+}
+
+static void test_ipi_virtualization(void)
+{
+	CASE(PASS, use_ipi_virtualization());
+	CASE(CONTROLS, use_ipi_virtualization(); PRIMARY &= ~PRIMARY_TPR_SHADOW);
+	for (unsigned bit = 0; bit < 3; bit++)
+		CASE(CONTROLS, use_ipi_virtualization(); vmcs.pid_pointer_table |= BIT(bit); vmcs.pid_pointer_table ^= 0x1000);
+	CASE(PASS, use_ipi_virtualization(); vmcs.pid_pointer_table = TOO_HIGH - 32);
+	CASE(CONTROLS, use_ipi_virtualization(); vmcs.pid_pointer_table = TOO_HIGH - 24);
+	CASE(CONTROLS, use_ipi_virtualization(); vmcs.pid_pointer_table = TOO_HIGH);
+	for (unsigned bit = 0; bit < 64; bit++)
+		CASE(BIT(bit) == TERTIARY_IPI ? PASS : CONTROLS, use_ipi_virtualization(); vmcs.tertiary_vm_exec_control = BIT(bit));
+	/* Not activated, the tertiary controls mean nothing. */
+	CASE(PASS, use_ipi_virtualization(); PRIMARY &= ~PRIMARY_TERTIARY; vmcs.tertiary_vm_exec_control = ~0ull);
 }
 
 static void test_nmi_and_timer_controls(void)
@@ -252,7 +316,11 @@ struct sweep { const char *name; const struct vmx_controls *caps; uint32_t *fiel
 static enum verdict dependent(const char *group, uint32_t bit)
 {
 	static const struct { const char *group; uint32_t bit; enum verdict verdict; } rules[] = {
+		{ "pin", PIN_POSTED_INTR, CONTROLS },            /* no virtual-interrupt delivery */
 		{ "primary", PRIMARY_NMI_WINDOW, CONTROLS },     /* no virtual NMIs */
+		{ "secondary", SECONDARY_X2APIC, CONTROLS },     /* no TPR shadow, for these three */
+		{ "secondary", SECONDARY_APIC_REGISTER, CONTROLS },
+		{ "secondary", SECONDARY_VIRTUAL_INTR, CONTROLS },
 		{ "secondary", SECONDARY_EPT, CONTROLS },        /* unrestricted guest stays */
 		{ "secondary", SECONDARY_VPID, CONTROLS },       /* VPID is 0 */
 		{ "exit", VMEXIT_HOST_64, HOST },
@@ -613,6 +681,8 @@ int main(void)
 {
 	static const struct { const char *name; void (*run)(void); } tests[] = {
 		{ "addresses and counts", test_addresses }, { "TPR shadow", test_tpr_shadow },
+		{ "APIC virtualization", test_apic_virtualization }, { "posted interrupts", test_posted_interrupts },
+		{ "IPI virtualization", test_ipi_virtualization },
 		{ "NMI, timer and SMM controls", test_nmi_and_timer_controls }, { "EPT pointer", test_eptp },
 		{ "MSR lists", test_msr_lists }, { "injected event types", test_injected_types },
 		{ "injected error codes", test_injected_errors }, { "control bits, one by one", test_control_sweep },

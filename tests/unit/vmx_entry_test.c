@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "cpu/rules.h"
+#include "cpu/vapic.h"
 #include "vmx/checks.h"
 
 static unsigned failures;
@@ -26,6 +27,11 @@ static uint64_t fake_msr[0x200];         /* MSRs 0x100.. of the test; 0x1ff rais
 void cpu_mode_update(struct cpu *cpu) { }
 uint64_t cr4_allowed(const struct cpu *cpu) { return CR4_PAE; }
 void tlb_flush_vpid(struct cpu *cpu, uint16_t vpid, bool globals_too) { flushed_vpid = vpid; }
+bool cpu_interrupt_allowed(const struct cpu *cpu) { return (cpu->rflags & RFLAGS_IF) && !cpu->shadow && !cpu->event.valid; }
+bool cpu_nmi_allowed(const struct cpu *cpu) { return !cpu->nmi_blocked && !cpu->shadow && !cpu->event.valid; }
+void vapic_begin(struct cpu *cpu) { cpu->ctl->virtual_interrupt = cpu->ctl->rvi >> 4; }
+uint8_t vapic_take(struct cpu *cpu) { cpu->ctl->virtual_interrupt = false; return cpu->ctl->svi = cpu->ctl->rvi; }
+void vapic_process_posted(struct cpu *cpu) { vapic_begin(cpu); }
 bool vmx_shadow_load(struct vmx_vcpu *v) { return v->shadow_valid = true; }
 void vmx_shadow_flush(struct vmx_vcpu *v) { v->shadow_valid = false; }
 

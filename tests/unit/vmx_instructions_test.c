@@ -64,7 +64,7 @@ bool vmx_check_controls(struct vmx_vcpu *v, const struct vmcs12 *vmcs) { return 
 bool vmx_check_host(struct vmx_vcpu *v, const struct vmcs12 *vmcs) { return true; }
 bool vmx_check_guest(struct vmx_vcpu *v, const struct vmcs12 *vmcs, uint64_t *qualification) { return guest_ok; }
 void vmx_sync_vmcs12(struct vmx_vcpu *v) { v->vmcs12.guest_rip = v->cpu->rip; }
-void vmx_resume_l2(struct vmx_vcpu *v) { vmx_run_l2(v); }
+int vmx_resume_l2(struct vmx_vcpu *v) { vmx_run_l2(v); return 0; }
 enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch)
 {
 	if (outcome == VMX_ENTERED) {
@@ -210,7 +210,7 @@ static void test_fields(void)
 	EXPECT(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
 	EXPECT(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT && vmwrite(0x4fff, 0) == VMXERR_UNSUPPORTED_COMPONENT);
 	EXPECT(vmread(0x10000681e) == VMXERR_UNSUPPORTED_COMPONENT);
-	EXPECT(vmread(0x2016) == VMXERR_UNSUPPORTED_COMPONENT);         /* posted interrupts are not offered */
+	EXPECT(vmread(0x2812) == VMXERR_UNSUPPORTED_COMPONENT);         /* MPX is not offered */
 	EXPECT(vmwrite(0x4816, 0xffffffff) == 0 && vmread(0x4816) == 0 && operand == 0x1f0ff);
 	EXPECT(vmwrite(0x4402, 7) == 0 && vmread(0x4402) == 0 && operand == 7);
 	v->caps.misc &= ~VMX_MISC_VMWRITE_ANY;
@@ -352,7 +352,7 @@ static void test_msrs(void)
 	EXPECT(vmx_msr_write(v, 0x3a, 0, true) == 0 && vmx_msr_write(v, 0x3a, 2, false) == 1);
 	EXPECT(vmx_msr_write(v, 0x3a, 5, false) == 0 && vmx_msr_write(v, 0x3a, 5, false) == 1);
 	EXPECT(vmx_msr_read(v, 0x3a, &value, false) == 0 && value == 5);
-	EXPECT(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x492, &value, false) == 2);
+	EXPECT(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x493, &value, false) == 2);
 	EXPECT(vmx_msr_read(v, 0x489, &value, false) == 0 && value == (CR4_PAE | CR4_VMXE | CR4_PCE));
 	EXPECT(vmx_msr_read(v, 0x491, &value, false) == 0 && vmx_msr_read(v, 0x491, &value, true) == 0 && value == 1);
 	EXPECT(vmx_msr_read(v, 0x48d, &value, false) == 0);
