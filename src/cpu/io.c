@@ -2,7 +2,7 @@
  * cpu/io -- IN, OUT, INS, OUTS.
  *
  * Order of checks: I/O privilege and the TSS bitmap, then the intercept, then
- * the memory operand. Ports that no device in the library answers are the
+ * the memory operand; the first two even when REP has nothing to do. Ports that no device in the library answers are the
  * client's: the access is described in cpu->io, the processor leaves, and the
  * instruction is run again with the answer. String forms hand over many items
  * at once.
@@ -147,10 +147,10 @@ static bool string_begin(struct cpu *cpu, const struct insn *insn, struct string
 	s->size = item_size(insn);
 	s->port = cpu->gpr[REG_RDX];
 	s->count = insn->rep ? string_index(cpu, insn, REG_RCX) : 1;
-	if (!s->count)
-		return false;
 	check_permission(cpu, s->port, s->size);
 	intercept_string(cpu, insn, s, in);
+	if (!s->count)
+		return false;
 	s->addr = seg_linear(cpu, s->seg, offset, s->size, in ? ACCESS_WRITE : ACCESS_READ);
 	room = string_room(cpu, insn, s->seg, offset, s->addr, s->size);
 	s->items = s->count < room ? s->count : room;

@@ -301,11 +301,29 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *z, const ZydisD
 	in->imm2 = immediate(z, 1);
 }
 
+/*
+ * F3 90 with REX.B is XCHG of R8, not PAUSE, whatever Zydis says: decoded
+ * again, with a segment override in place of F3, which says the same to
+ * everybody.
+ */
+static bool redecode_exchange(ZydisDecodedInstruction *z, ZydisDecodedOperand *ops, const uint8_t *bytes, int mode_bits)
+{
+	uint8_t copy[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	unsigned length = z->length, prefixes = z->raw.rex.offset;
+
+	if (z->mnemonic != ZYDIS_MNEMONIC_PAUSE || !z->raw.rex.B)
+		return false;
+	for (unsigned i = 0; i < length; i++)
+		copy[i] = i < prefixes && bytes[i] == 0xf3 ? 0x3e : bytes[i];
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder_for(mode_bits), copy, length, z, ops));
+}
+
 int insn_decode(struct insn *insn, const uint8_t *bytes, unsigned avail, int mode_bits, uint64_t rip,
                 ZydisDecodedInstruction *z, ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT])
 {
 	ZydisDecodedInstruction own_z;
 	ZydisDecodedOperand own_ops[ZYDIS_MAX_OPERAND_COUNT];
+	bool exchange;
 	ZyanStatus status;
 
 	z = z ? z : &own_z;
@@ -319,9 +337,12 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, unsigned avail, int mod
 		memcpy(insn->bytes, bytes, avail);
 		return 2;
 	}
+	exchange = redecode_exchange(z, ops, bytes, mode_bits);
 	insn->len = z->length;
 	memcpy(insn->bytes, bytes, z->length);
 	fill(insn, z, ops, mode_bits, rip);
+	if (exchange)
+		insn->rep = 0;
 	/* AMD's other spelling of MOV CR8 is no instruction of Intel's. */
 	if (insn->lock && insn->map == 1 && insn->encoding == ENC_LEGACY && (insn->opcode == 0x20 || insn->opcode == 0x22)) {
 		insn->len = 0;

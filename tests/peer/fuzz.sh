@@ -1,10 +1,11 @@
 #!/bin/bash
-# Near-valid VMCSs in anykvm and in Bochs (Debian's bochs, bochs-term, bochsbios): the same guest on both, the same cases.
-# Usage: tests/peer/fuzz.sh SEED CASES         prints cases that differ; `N passed, M failed` at the end
-#        tests/peer/fuzz.sh SEED CASE show     one case, with every field that differs
+# The same guest, the same cases of chance in anykvm and in Bochs (Debian's bochs, bochs-term, bochsbios).
+# KIND: entry, near-valid VMCSs; intercept, one instruction of L2 under random controls.
+# Usage: tests/peer/fuzz.sh KIND SEED CASES         prints cases that differ; `N passed, M failed` at the end
+#        tests/peer/fuzz.sh KIND SEED CASE show     one case, with every field that differs
 set -u
 cd "$(dirname "$0")/../.." || exit
-seed=${1:?a seed} count=${2:?a number of cases} show=${3:-}
+kind=${1:?entry or intercept} seed=${2:?a seed} count=${3:?a number of cases} show=${4:-}
 tools=${BUILD:-build}/tests/peer peer=$tools/peer
 work=${FUZZ_KEEP:-$(mktemp -d)}; mkdir -p "$work"; [ -n "${FUZZ_KEEP:-}" ] || trap 'rm -rf "$work"' EXIT
 first=0
@@ -41,7 +42,7 @@ in_anykvm() {
 
 # Runs the cases on both sides: configure FIRST COUNT [verbose]
 both() {
-	$peer config "$work/anykvm.img" "$seed" "$@" && $peer config "$work/bochs.img" "$seed" "$@" || exit
+	$peer config "$work/anykvm.img" "$kind" "$seed" "$@" && $peer config "$work/bochs.img" "$kind" "$seed" "$@" || exit
 	in_anykvm
 	in_bochs
 }

@@ -14,6 +14,14 @@ static inline uint8_t inb(uint16_t port) { uint8_t v; __asm__ volatile("inb %1, 
 static inline uint64_t rdmsr(uint32_t i) { uint32_t a, d; __asm__ volatile("rdmsr" : "=a"(a), "=d"(d) : "c"(i)); return (uint64_t)d << 32 | a; }
 static inline void wrmsr(uint32_t i, uint64_t v) { __asm__ volatile("wrmsr" : : "c"(i), "a"((uint32_t)v), "d"((uint32_t)(v >> 32))); }
 
+struct cpuid { uint32_t eax, ebx, ecx, edx; };
+static inline struct cpuid cpuid(uint32_t leaf)
+{
+	struct cpuid c;
+	__asm__ volatile("cpuid" : "=a"(c.eax), "=b"(c.ebx), "=c"(c.ecx), "=d"(c.edx) : "a"(leaf), "c"(0));
+	return c;
+}
+
 /* machine.c */
 void *memcpy(void *d, const void *s, size_t n);
 void *memset(void *d, int c, size_t n);
@@ -32,7 +40,10 @@ bool vmclear(void *vmcs);
 bool vmptrld(void *vmcs);
 bool vmwrite(uint64_t field, uint64_t value);
 bool vmread(uint64_t field, uint64_t *value);
-/* VMLAUNCH or VMRESUME, the host's RIP with rip_flips inverted. True after a VM exit; false: VMfail. */
-bool vm_enter(bool launched, uint64_t rip_flips);
+/*
+ * VMLAUNCH or VMRESUME, the host's RIP with rip_flips inverted, L2's registers from and to gpr (in the processor's numbering; not
+ * RSP). True after a VM exit; false: VMfail.
+ */
+bool vm_enter(bool launched, uint64_t rip_flips, uint64_t gpr[16]);
 
 #endif

@@ -89,6 +89,7 @@ void machine_restore(void)
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %0, %%fs; mov %0, %%gs" : : "r"(16));
 	__asm__ volatile("mov %0, %%cr0" : : "r"(0x80000031ull));
 	__asm__ volatile("mov %0, %%cr4" : : "r"(0x2220ull));
+	__asm__ volatile("mov %0, %%cr2; mov %0, %%cr8" : : "r"(0ull));
 	wrmsr(0xc0000080, 0xd01);
 	wrmsr(0x277, 0x0007040600070406);
 }
@@ -110,18 +111,25 @@ bool vmread(uint64_t field, uint64_t *value)
 	return !fail;
 }
 
-bool vm_enter(bool launched, uint64_t rip_flips)
+bool vm_enter(bool launched, uint64_t rip_flips, uint64_t gpr[16])
 {
 	int fail, resume = launched;
 
-	/* 6C14h and 6C16h: host RSP and RIP. L1's registers do not survive. */
+	/* 6C14h and 6C16h: host RSP and RIP. The stack keeps the array while L2 has all registers. */
 	__asm__ volatile(
-		"push %%rbx\n push %%rbp\n push %%r12\n push %%r13\n push %%r14\n push %%r15\n"
+		"push %%rbx\n push %%rbp\n push %%r12\n push %%r13\n push %%r14\n push %%r15\n push %%rdx\n"
 		"mov $0x6c14, %%eax\n vmwrite %%rsp, %%rax\n lea 2f(%%rip), %%rcx\n xor %%rcx, %%rsi\n"
-		"mov $0x6c16, %%eax\n vmwrite %%rsi, %%rax\n"
-		"test %%edi, %%edi\n jnz 1f\n vmlaunch\n mov $1, %%eax\n jmp 3f\n 1: vmresume\n mov $1, %%eax\n jmp 3f\n"
-		"2: xor %%eax, %%eax\n"
-		"3: pop %%r15\n pop %%r14\n pop %%r13\n pop %%r12\n pop %%rbp\n pop %%rbx\n"
-		: "=&a"(fail), "+D"(resume), "+S"(rip_flips) : : "rcx", "rdx", "r8", "r9", "r10", "r11", "memory", "cc");
+		"mov $0x6c16, %%eax\n vmwrite %%rsi, %%rax\n test %%edi, %%edi\n"
+		"mov %%rdx, %%rax\n mov 8(%%rax), %%rcx\n mov 16(%%rax), %%rdx\n mov 24(%%rax), %%rbx\n mov 40(%%rax), %%rbp\n"
+		"mov 48(%%rax), %%rsi\n mov 56(%%rax), %%rdi\n mov 64(%%rax), %%r8\n mov 72(%%rax), %%r9\n mov 80(%%rax), %%r10\n"
+		"mov 88(%%rax), %%r11\n mov 96(%%rax), %%r12\n mov 104(%%rax), %%r13\n mov 112(%%rax), %%r14\n mov 120(%%rax), %%r15\n"
+		"mov (%%rax), %%rax\n"
+		"jnz 1f\n vmlaunch\n jmp 3f\n 1: vmresume\n 3: mov $1, %%eax\n jmp 4f\n"
+		"2: push %%rax\n mov 8(%%rsp), %%rax\n mov %%rcx, 8(%%rax)\n mov %%rdx, 16(%%rax)\n mov %%rbx, 24(%%rax)\n"
+		"mov %%rbp, 40(%%rax)\n mov %%rsi, 48(%%rax)\n mov %%rdi, 56(%%rax)\n mov %%r8, 64(%%rax)\n mov %%r9, 72(%%rax)\n"
+		"mov %%r10, 80(%%rax)\n mov %%r11, 88(%%rax)\n mov %%r12, 96(%%rax)\n mov %%r13, 104(%%rax)\n mov %%r14, 112(%%rax)\n"
+		"mov %%r15, 120(%%rax)\n pop %%rcx\n mov %%rcx, (%%rax)\n xor %%eax, %%eax\n"
+		"4: pop %%rdx\n pop %%r15\n pop %%r14\n pop %%r13\n pop %%r12\n pop %%rbp\n pop %%rbx\n"
+		: "=&a"(fail), "+D"(resume), "+S"(rip_flips), "+d"(gpr) : : "rcx", "r8", "r9", "r10", "r11", "memory", "cc");
 	return !fail;
 }

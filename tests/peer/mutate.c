@@ -1,14 +1,6 @@
 /* See state.h. What may be done to a valid VMCS: one line per field and rule. */
 #include "state.h"
 
-/* Bits of a group of controls that mean the same to both sides: offered by both, or reserved for both. */
-static uint64_t common_controls(unsigned msr)
-{
-	uint64_t ours = caps[msr], peers = peer_caps[msr];
-
-	return ~((ours ^ peers) | (ours ^ peers) >> 32) & 0xffffffff;
-}
-
 /* A field, and which of its bits a mutation may invert. values: it may be set to some of these instead. */
 #define ADDRESS 0xfff0000000000fffull    /* alignment, and beyond any physical-address width */
 #define CANONICAL 0xffff800000000000ull

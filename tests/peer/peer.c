@@ -1,7 +1,7 @@
 /*
  * The fuzzer's disk, from outside.
  *   peer image DISK BOOT GUEST                       makes a disk
- *   peer config DISK SEED FIRST COUNT [VERBOSE]      what to run; the report is emptied
+ *   peer config DISK KIND SEED FIRST COUNT [VERBOSE] what to run (entry, intercept); the report is emptied
  *   peer caps DISK PEER-DISK                         takes the other side's capability MSRs from its report
  *   peer compare DISK PEER-DISK                      prints cases that differ; status 1 if there are any
  *   peer dump DISK PEER-DISK                         after a verbose run: fields that differ
@@ -102,10 +102,11 @@ static void config(char **args, int n)
 
 	read_config(args[0], &c);
 	c.magic = PEER_MAGIC;
-	c.seed = strtoul(args[1], NULL, 0);
-	c.first = strtoul(args[2], NULL, 0);
-	c.count = strtoul(args[3], NULL, 0);
-	c.verbose = n > 4;
+	c.kind = strcmp(args[1], "entry") ? PEER_INTERCEPT : PEER_ENTRY;
+	c.seed = strtoul(args[2], NULL, 0);
+	c.first = strtoul(args[3], NULL, 0);
+	c.count = strtoul(args[4], NULL, 0);
+	c.verbose = n > 5;
 	write_at(args[0], "r+b", CONFIG_LBA, &c, sizeof(c));
 	write_at(args[0], "r+b", REPORT_LBA, empty, sizeof(empty));
 }
@@ -158,6 +159,10 @@ static void show(const struct peer_case *a, const struct peer_case *b)
 	printf("case %u (%s): verdict %#x, qualification %#llx; peer %#x, %#llx%s\n", a->index, shapes[a->shape % 7], a->verdict,
 	       (unsigned long long)a->qualification, b->verdict, (unsigned long long)b->qualification,
 	       a->verdict == b->verdict && a->qualification == b->qualification ? "; state differs" : "");
+	if (a->insn_length)
+		printf("   ");
+	for (unsigned i = 0; i < a->insn_length; i++)
+		printf(" %02x%s", a->insn[i], i + 1 == a->insn_length ? "\n" : "");
 	for (unsigned i = 0; i < a->mutations && i < MUTATIONS; i++)
 		printf("    %s = %#llx%s\n", field_name(a->mutation[i].field), (unsigned long long)a->mutation[i].value,
 		       a->mutation[i].how == 2 ? " (VMWRITE failed)" : "");
@@ -191,6 +196,10 @@ static void dump(char **args)
 		if (a->values[i] != b->values[i])
 			printf("%-32s %18llx   peer %18llx\n", fields[i].name, (unsigned long long)a->values[i],
 			       (unsigned long long)b->values[i]);
+	for (unsigned i = GPR_VALUES; i < GPR_VALUES + 16; i++)
+		if (a->values[i] != b->values[i])
+			printf("register %-2u %40llx   peer %18llx\n", i - GPR_VALUES, (unsigned long long)a->values[i],
+			       (unsigned long long)b->values[i]);
 }
 
 int main(int argc, char **argv)
@@ -201,7 +210,7 @@ int main(int argc, char **argv)
 
 	if (!strcmp(what, "image") && n == 3)
 		image(args);
-	else if (!strcmp(what, "config") && n >= 4)
+	else if (!strcmp(what, "config") && n >= 5)
 		config(args, n);
 	else if (!strcmp(what, "caps") && n == 2)
 		take_caps(args);

@@ -24,19 +24,32 @@ static void write_page_tables(void)
 	table(EPT)[1024 + AREA / (2 << 20)] = AREA | 0x80 | 6 << 3 | 7;
 }
 
+static void write_descriptor_tables(void)
+{
+	uint64_t *gdt = table(L2_GDT);
+
+	gdt[1] = 0x00af9b000000ffff;
+	gdt[2] = 0x00cf93000000ffff;
+	gdt[3] = 0x00cf9b000000ffff;
+	for (unsigned v = 0; v < 256; v++)       /* 16-byte gates for 64-bit; for PAE every second one is empty */
+		table(L2_IDT)[2 * v] = (L2_CODE & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (uint64_t)(L2_CODE >> 16) << 48;
+}
+
 void state_init(void)
 {
 	memset((void *)(uint64_t)AREA, 0, AREA_SIZE);
 	memset((void *)(uint64_t)EPT, 0, 0x3000);
 	memset((void *)(uint64_t)ZERO_PAGES, 0, 0x10000);
-	write_page_tables();
-	uint64_t *gdt = table(L2_GDT);
-	gdt[1] = 0x00af9b000000ffff;
-	gdt[2] = 0x00cf93000000ffff;
-	gdt[3] = 0x00cf9b000000ffff;
-	for (unsigned v = 0; v < 256; v++)       /* 16-byte gates for 64-bit, the first half of the page as 8-byte ones for PAE */
-		table(L2_IDT)[2 * v] = (L2_CODE & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (uint64_t)(L2_CODE >> 16) << 48;
+}
+
+/* Each case finds memory the same, whatever the ones before it wrote. */
+static void write_memory(void)
+{
+	memset((void *)(uint64_t)AREA, 0, L2_CODE - AREA);
 	memset((void *)(uint64_t)L2_CODE, 0xf4, 4096);
+	memset((void *)(uint64_t)MSR_ENTRY_LIST, 0, 0x4000);
+	write_page_tables();
+	write_descriptor_tables();
 }
 
 /* ---- the valid state ---- */
@@ -113,10 +126,11 @@ static void protected_segments(unsigned cs_ar)
 	vmwrite(F_guest_rflags, 2);
 }
 
-static void low_segments(unsigned ar_cs, unsigned ar)
+/* Real mode has no paging, so the base is physical. */
+static void low_segments(unsigned ar_cs, unsigned ar, uint64_t base)
 {
 	for (unsigned seg = ES; seg <= GS; seg++)
-		segment(seg, 0x100, 0x1000, 0xffff, seg == CS ? ar_cs : ar);
+		segment(seg, LOW >> 4, base, 0xffff, seg == CS ? ar_cs : ar);
 	vmwrite(F_guest_rip, 0x10);
 	vmwrite(F_guest_rsp, 0x800);
 }
@@ -144,12 +158,12 @@ static void guest(enum shape shape)
 		break;
 	case SHAPE_VM86:
 		protected_segments(0xc09b);
-		low_segments(0xf3, 0xf3);
+		low_segments(0xf3, 0xf3, LOW);
 		vmwrite(F_guest_rflags, 0x20002);
 		break;
 	case SHAPE_REAL:
 		protected_segments(0xc09b);
-		low_segments(0x93, 0x93);        /* Bochs 2.7 makes 9Bh of CS to that in real mode */
+		low_segments(0x93, 0x93, AREA + LOW);        /* Bochs 2.7 makes 9Bh of CS to that in real mode */
 		vmwrite(F_guest_cr0, 0x30);
 		break;
 	default:
@@ -160,10 +174,17 @@ static void guest(enum shape shape)
 void state_base(enum shape shape)
 {
 	all_zero();
-	memset((void *)(uint64_t)MSR_ENTRY_LIST, 0, 0x4000);
+	write_memory();
 	controls(shape);
 	host();
 	guest(shape);
 	for (unsigned i = 0; i < 3; i++)         /* a failure of the lists of VM exits is a VMX abort */
 		table(MSR_ENTRY_LIST)[2 * i] = table(MSR_EXIT_LIST)[2 * i] = table(MSR_STORE_LIST)[2 * i] = 0x174;
+}
+
+uint64_t common_controls(unsigned msr)
+{
+	uint64_t ours = caps[msr], peers = peer_caps[msr];
+
+	return ~((ours ^ peers) | (ours ^ peers) >> 32) & 0xffffffff;
 }

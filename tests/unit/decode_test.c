@@ -102,6 +102,9 @@ static const struct test {
 	{ "enter", 64, B("\xc8\x10\x80\x01"), 0, { .imm = 0x8010, .imm_size = 2, .imm2 = 1, .imm2_size = 1 }, IMM },
 	{ "far call", 32, B("\x9a\x01\x02\x03\x84\x05\x86"), 0,
 	  { .imm = 0x84030201, .imm_size = 4, .imm2 = 0x8605, .imm2_size = 2 }, IMM },
+	{ "pause", 64, B("\xf3\x90"), 0, { .rep = 0xf3, .seg = SEG_DS }, PREFIX },
+	{ "xchg r8, rax with F3", 64, B("\xf3\x49\x90"), 0, { .rep = 0, .seg = SEG_DS }, PREFIX },
+	{ "xchg r8, rax has a register", 64, B("\xf3\x49\x90"), 0, { .rex = 0x49, .rm = 8 }, MODRM },
 	/* VEX */
 	{ "vaddpd r9, r10, r11", 64, B("\xc4\x41\x29\x58\xcb"), 0, { .modrm = 0xcb, .rex = 0x45, .reg = 9, .rm = 11 }, MODRM },
 	{ "two-byte VEX has R only", 64, B("\xc5\x78\x28\xc1"), 0, { .modrm = 0xc1, .rex = 0x44, .reg = 8, .rm = 1 }, MODRM },
