@@ -1,7 +1,9 @@
 /*
  * Intercepts: L2 executes one instruction, in a random mode, with random
  * controls, bitmaps, operands and prefixes, and then HLT. The first VM exit is
- * compared.
+ * compared. Seeds beyond the one of `make check` may show what is known to
+ * differ: MOV to CR3 and CR4 of bits that only one of the two processors has,
+ * and LGDT and LIDT across the end of a 64 KiB segment.
  */
 #include "fuzz.h"
 
@@ -114,6 +116,13 @@ static void put_operands(struct code *c, bool mode16)
 	}
 }
 
+static bool is_string(const struct insn *insn)
+{
+	uint8_t last = insn->bytes[insn->length - 1];
+
+	return last >= 0x6c && last <= 0x6f;
+}
+
 static bool same_feature(unsigned feature)
 {
 	unsigned at = feature & ECX1 ? ECX1_CAP : EBX7_CAP;
@@ -127,8 +136,7 @@ static void make_code(struct code *c, enum shape shape)
 	/* Bochs 2.7 counts INT n that virtual-8086 mode refuses as an event in delivery. */
 	while (!same_feature(c->insn->feature) || (c->insn->bytes[0] == 0xcd && shape == SHAPE_VM86))
 		c->insn = &insns[chance() % ARRAY_SIZE(insns)];
-	bool string = c->insn->bytes[c->insn->length - 1] >= 0x6c && c->insn->bytes[c->insn->length - 1] <= 0x6f;
-	put_prefixes(c, c->insn->operand == MEMORY || c->insn->operand == EITHER || string);
+	put_prefixes(c, c->insn->operand == MEMORY || c->insn->operand == EITHER || is_string(c->insn));
 	bool prefix67 = false;
 	for (unsigned i = 0; i < c->length; i++)
 		prefix67 |= c->bytes[i] == 0x67;
@@ -249,7 +257,8 @@ void intercept_case(struct peer_case *c, bool *launched)
 	if (code.insn->strange)
 		return;
 	for (unsigned i = 0; i < 16; i++) {
-		uint64_t v = i == 4 ? 0 : c->shape == SHAPE_LONG ? gpr[i] : (uint32_t)gpr[i];
+		/* REP with nothing to do and 32-bit addresses: some processors clear upper halves, others do not. */
+		uint64_t v = i == 4 ? 0 : c->shape == SHAPE_LONG && !is_string(code.insn) ? gpr[i] : (uint32_t)gpr[i];
 		c->hash = (c->hash ^ v) * 0x100000001b3 ^ c->hash >> 31;
 		report->values[GPR_VALUES + i] = v;
 	}
