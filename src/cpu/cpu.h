@@ -143,7 +143,7 @@ struct cpu_ops {
 
 #include "cpu/tlb.h"
 
-enum { CPU_LANES = 2048 };
+enum { CPU_LANES = 8192 };
 struct lane { uint64_t tag, value; };
 
 struct cpu {

@@ -38,6 +38,7 @@ bool tlb_init(struct cpu *cpu)
 		return false;
 	}
 	s->count = count;
+	s->total_allowed = params.tlb_entries_total;
 	s->entries = entries;
 	s->most = most;
 	s->memory = memory;
@@ -58,6 +59,13 @@ void tlb_free(struct cpu *cpu)
 	munmap(cpu->tlbs->memory, cpu->tlbs->memory_size);
 	free(cpu->tlbs);
 	cpu->tlbs = NULL;
+}
+
+void tlb_share(struct cpu *cpu, unsigned vcpus)
+{
+	struct tlb_set *s = cpu->tlbs;
+
+	atomic_store(&s->total_allowed, params.tlb_entries_total * (vcpus + 1) / (2 * vcpus));  /* half as much again for each further one */
 }
 
 /* ---- choosing a context ---- */
@@ -93,9 +101,21 @@ static struct tlb_key key_for(const struct cpu *cpu, unsigned cpl, bool override
 		.pcid = paging && (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0 };
 }
 
-/* Empties c and gives it n entries. */
-static void context_size(struct tlb_context *c, uint64_t n)
+/* Gives the memory of c beyond n entries back to the host, for another context to take. */
+static void context_trim(struct tlb_context *c, uint64_t n)
 {
+	uint64_t from = (uint64_t)(c->entries + n), size = (c->count - n) * sizeof(struct tlb_entry);
+
+	if (!(from & 4095) && !(size & 4095))
+		madvise((void *)from, size, MADV_DONTNEED);
+}
+
+/* Empties c and gives it n entries. */
+static void context_size(struct tlb_set *s, struct tlb_context *c, uint64_t n)
+{
+	if (c->count > n)
+		context_trim(c, n);
+	s->total += n - c->count;
 	for (uint64_t i = 0; i < n; i++)
 		tlb_entry_clear(&c->entries[i]);
 	memset(c->meta, 0, n);
@@ -114,7 +134,7 @@ static void context_recycle(struct cpu *cpu, struct tlb_context *c, const struct
 	if (c->jumps)
 		tlb_context_flush(cpu, c, false);
 	if (c->count != s->entries)
-		context_size(c, s->entries);
+		context_size(s, c, s->entries);
 	c->key = s->key[c - s->context] = *key;
 	c->own.id = ++s->last_id;
 	c->walks = ++s->last_id;
@@ -260,6 +280,24 @@ static void context_note(struct tlb_context *c, const struct walk *w, unsigned i
 	c->meta[index] = meta | (c->meta[index] & (META_LISTED | META_LISTED_GLOBAL));
 }
 
+/* May c have so many entries more? Takes them from contexts that were not used for longer. */
+static bool room_for(struct tlb_set *s, const struct tlb_context *c, uint64_t more)
+{
+	uint64_t allowed = atomic_load(&s->total_allowed);
+
+	while (s->total + more > allowed) {
+		struct tlb_context *oldest = NULL;
+
+		for (struct tlb_context *o = s->context; o < s->context + s->used; o++)
+			if (o != c && o != s->current && o->count > s->entries && (!oldest || o->last_use < oldest->last_use))
+				oldest = o;
+		if (!oldest)
+			return false;
+		context_size(s, oldest, s->entries);
+	}
+	return true;
+}
+
 /*
  * More entries were pushed out since the last flush than there are: the
  * working set does not fit. Execute entries go too, but jump targets need not:
@@ -267,10 +305,13 @@ static void context_note(struct tlb_context *c, const struct walk *w, unsigned i
  */
 static void context_grow(struct cpu *cpu, struct tlb_context *c)
 {
-	if (++c->conflicts <= c->count || c->count >= cpu->tlbs->most)
+	struct tlb_set *s = cpu->tlbs;
+	uint64_t n = c->count * 4 < s->most ? c->count * 4 : s->most;
+
+	if (++c->conflicts <= c->count || c->count >= s->most || !room_for(s, c, n - c->count))
 		return;
-	context_size(c, c->count * 4 < cpu->tlbs->most ? c->count * 4 : cpu->tlbs->most);
-	if (c == cpu->tlbs->current)
+	context_size(s, c, n);
+	if (c == s->current)
 		cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
 }
 

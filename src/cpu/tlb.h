@@ -45,6 +45,8 @@ struct translation {
 /* Creates and frees the set of contexts of a processor. */
 bool tlb_init(struct cpu *cpu);
 void tlb_free(struct cpu *cpu);
+/* The VM has so many vCPUs (at least 1): sets this one's share of the memory for entries. From any thread. */
+void tlb_share(struct cpu *cpu, unsigned vcpus);
 
 /*
  * Translates linear address addr for access (ACCESS_*), at the current CPL or

@@ -75,6 +75,8 @@ struct tlb_set {
 	unsigned count, used;            /* contexts; used: the first so many have a key */
 	struct tlb_key key[TLB_CONTEXTS_MAX];    /* of the contexts, once more: what flushes search */
 	uint64_t entries, most;          /* of a new context, and of one that has grown; powers of two */
+	uint64_t total;                  /* entries of all contexts in use */
+	_Atomic uint64_t total_allowed;  /* beyond which no context grows */
 	uint64_t clock, last_id, last_lane_key;
 	struct tlb_context *current;
 	uint64_t drops;                  /* how many there have been */

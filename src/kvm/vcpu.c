@@ -149,6 +149,10 @@ int vcpu_create(struct vm *vm, unsigned id)
 	vm->vcpus[n] = v;
 	vm->nvcpus = n + 1;
 	coherence_hook(vm);
+	for (unsigned i = 0; i <= n; i++) {
+		engine_share(vm->vcpus[i]->cpu, n + 1);
+		tlb_share(vm->vcpus[i]->cpu, n + 1);
+	}
 	r = object_create(OBJECT_vcpu, v, vm, fd, O_CLOEXEC);
 	if (r < 0) {
 		vm->nvcpus = n;

@@ -21,12 +21,10 @@ static struct block_exit *put_exit_stub(struct translation_unit *u, uint8_t *pla
 {
 	struct engine *en = u->engine;
 	struct block_exit *x = meta_alloc(en, sizeof *x);
-	unsigned id = en->nexits++;
 	*x = (struct block_exit){ .place = place, .stub = u->e.p, .owner = u->block, .rip = rip, .next_owned = u->block->exits };
 	u->block->exits = x;
-	en->exits[id] = x;
 	patch_rel32(place, u->e.p);
-	put_store_imm32(&u->e, AT(&u->e, exit_id), id);
+	put_store_imm32(&u->e, AT(&u->e, exit_id), exit_new(en, x));
 	put_jmp_to(&u->e, en->stub_exit);
 	return x;
 }

@@ -1,13 +1,15 @@
 /*
- * The code cache and the book-keeping of blocks. Memory is taken from two
- * arenas, code and metadata; when either is full, or too many blocks or exits
- * exist, everything is dropped at once.
+ * The code cache and the book-keeping of blocks. The cache is a ring of
+ * chunks, each with an equal share of the metadata; when a chunk is full, the
+ * oldest one is emptied and becomes the next. What is still in use is
+ * translated again, into the newest chunk.
  */
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include "xlat/internal.h"
 
-enum { META_PER_CODE = 2, BYTES_PER_BLOCK = 256, EXITS_PER_BLOCK = 3 };
+enum { LEAST_CHUNK = 256 << 10, BYTES_PER_BLOCK = 256, EXITS_PER_BLOCK = 3 };
 
 static void *anonymous(size_t size)
 {
@@ -27,21 +29,30 @@ static bool map_code(struct engine *en)
 	return en->rw && en->rx;
 }
 
+static size_t blocks_size(const struct engine *en) { return en->chunk_count * en->chunk_blocks * sizeof *en->by_code; }
+static size_t exits_size(const struct engine *en) { return en->chunk_count * en->chunk_exits * sizeof *en->exits; }
+/* A block lies in two pages at most. */
+static size_t pool_size(const struct engine *en) { return 2ull * en->chunk_count * en->chunk_blocks * sizeof *en->page_pool; }
+
+static uint64_t cache_mib(uint64_t mib) { return mib < 2 ? 2 : mib > 1024 ? 1024 : mib; }
+
 bool engine_map(struct engine *en)
 {
-	uint64_t mib = params.code_cache_mb < 2 ? 2 : params.code_cache_mb > 1024 ? 1024 : params.code_cache_mb;
 	en->fd = -1;
-	en->size = mib << 20;
-	en->max_blocks = en->size / BYTES_PER_BLOCK;
-	en->max_exits = en->max_blocks * EXITS_PER_BLOCK;
+	en->size = cache_mib(params.code_cache_mb) << 20;
+	en->chunk_size = en->size / CHUNKS < LEAST_CHUNK ? LEAST_CHUNK : en->size / CHUNKS;
+	en->chunk_count = en->chunks_allowed = en->size / en->chunk_size;
+	en->jump_sets = en->jump_sets_allowed = JUMP_CACHE_COUNT / JUMP_CACHE_WAYS;
+	en->chunk_blocks = en->chunk_size / BYTES_PER_BLOCK;
+	en->chunk_exits = en->chunk_blocks * EXITS_PER_BLOCK;
 	if (!map_code(en))
 		return false;
-	en->meta = anonymous(en->size * META_PER_CODE);
-	en->meta_end = en->meta + en->size * META_PER_CODE;
-	en->by_code = anonymous(en->max_blocks * sizeof *en->by_code);
-	en->exits = anonymous(en->max_exits * sizeof *en->exits);
+	en->meta = anonymous(en->size);
+	en->by_code = anonymous(blocks_size(en));
+	en->exits = anonymous(exits_size(en));
+	en->page_pool = anonymous(pool_size(en));
 	en->jump_caches = anonymous(JUMP_CACHE_COUNT * sizeof *en->jump_caches);
-	return en->meta && en->by_code && en->exits && en->jump_caches;
+	return en->meta && en->by_code && en->exits && en->page_pool && en->jump_caches;
 }
 
 static void unmap(void *p, size_t size)
@@ -54,20 +65,102 @@ void engine_unmap(struct engine *en)
 {
 	unmap(en->rw, en->size);
 	unmap(en->rx, en->size);
-	unmap(en->meta, en->size * META_PER_CODE);
-	unmap(en->by_code, en->max_blocks * sizeof *en->by_code);
-	unmap(en->exits, en->max_exits * sizeof *en->exits);
+	unmap(en->meta, en->size);
+	unmap(en->by_code, blocks_size(en));
+	unmap(en->exits, exits_size(en));
+	unmap(en->page_pool, pool_size(en));
 	unmap(en->jump_caches, JUMP_CACHE_COUNT * sizeof *en->jump_caches);
 	if (en->fd >= 0)
 		close(en->fd);
+}
+
+static void block_remove(struct engine *en, struct block *b);
+
+/* ---- chunks ---- */
+
+void engine_share(struct cpu *cpu, unsigned vcpus)
+{
+	struct engine *en = cpu->engine;
+	uint64_t all = (cache_mib(params.code_cache_mb) + (vcpus - 1) * params.code_cache_more_mb) << 20;
+	uint64_t chunks = all / vcpus / en->chunk_size;
+	unsigned sets = JUMP_CACHE_COUNT / JUMP_CACHE_WAYS * (vcpus + 1) / (2 * vcpus);
+	atomic_store(&en->jump_sets_allowed, sets ? sets : 1);
+	atomic_store(&en->chunks_allowed, chunks < 2 ? 2 : chunks > en->chunk_count ? en->chunk_count : (unsigned)chunks);
 }
 
 /* Arena memory; enough is left whenever a block is begun (engine_room()). */
 void *meta_alloc(struct engine *en, size_t size)
 {
 	void *p = en->meta_next;
-	en->meta_next += (size + 15) & ~15ull;
+	en->meta_next += (size + 7) & ~7ull;
 	return p;
+}
+
+unsigned exit_new(struct engine *en, struct block_exit *x)
+{
+	unsigned id = en->chunk * en->chunk_exits + en->chunks[en->chunk].nexits++;
+	en->exits[id] = x;
+	return id;
+}
+
+static uint8_t *chunk_code(const struct engine *en, unsigned n) { return n ? en->rw + n * en->chunk_size : en->code_start; }
+
+/* Blocks go into chunk n from now on, which is empty. */
+static void chunk_begin(struct engine *en, unsigned n)
+{
+	en->chunk = n;
+	en->chunks[n] = (struct chunk){ .used = true };
+	en->code = chunk_code(en, n);
+	en->code_end = en->rw + (n + 1) * en->chunk_size;
+	en->meta_next = en->meta + n * en->chunk_size;
+	en->meta_end = en->meta_next + en->chunk_size;
+	en->next_lane = n * (CPU_LANES / CHUNKS) + !n;
+	en->lanes_end = (n + 1) * (CPU_LANES / CHUNKS);
+	memset(&en->cpu->lane[en->next_lane], 0, (en->lanes_end - en->next_lane) * sizeof en->cpu->lane[0]);    /* no TLB's key is 0 */
+}
+
+/* Forgets the blocks of chunk n. Not while generated code of this engine is on the stack. */
+static void chunk_evict(struct engine *en, unsigned n)
+{
+	struct block **blocks = en->by_code + n * en->chunk_blocks;
+	for (unsigned i = 0; i < en->chunks[n].nblocks; i++)
+		if (blocks[i]->valid) {
+			block_remove(en, blocks[i]);
+			en->stats.evicted++;
+		}
+	memset(en->quick, 0, sizeof en->quick);
+	jump_caches_forget(en, en->rw + n * en->chunk_size, en->chunk_size);
+	en->chunks[n] = (struct chunk){ 0 };
+	en->turns++;
+}
+
+/* Gives the memory of chunk n, an empty one, back to the host. */
+static void chunk_release(struct engine *en, unsigned n)
+{
+	madvise(en->meta + n * en->chunk_size, en->chunk_size, MADV_DONTNEED);
+	fallocate(en->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, n * en->chunk_size, en->chunk_size);
+}
+
+static void chunk_turn(struct engine *en)
+{
+	unsigned allowed = atomic_load(&en->chunks_allowed), next = (en->chunk + 1) % allowed;
+	for (unsigned n = allowed; n < en->chunk_count; n++)
+		if (en->chunks[n].used) {
+			chunk_evict(en, n);
+			chunk_release(en, n);
+		}
+	if (en->chunks[next].used)
+		chunk_evict(en, next);
+	trace(xlat, "vCPU %u: chunk %u of the code cache is full, %u is next", en->cpu->index, en->chunk, next);
+	chunk_begin(en, next);
+}
+
+void engine_room(struct engine *en)
+{
+	const struct chunk *c = &en->chunks[en->chunk];
+	if (en->code_end - en->code <= BLOCK_ROOM || en->meta_end - en->meta_next <= BLOCK_ROOM ||
+	    c->nblocks + 1 >= en->chunk_blocks || c->nexits + 2 * MAX_BLOCK_INSNS >= en->chunk_exits)
+		chunk_turn(en);
 }
 
 /* Forgets every block. Not while generated code of this engine is on the stack. */
@@ -75,15 +168,33 @@ void engine_reset(struct engine *en)
 {
 	memset(en->hash, 0, sizeof en->hash);
 	memset(en->pages, 0, sizeof en->pages);
-	en->code = en->code_start;
-	en->meta_next = en->meta;
-	en->nblocks = en->nexits = 0;
-	en->nlanes = 1;
+	memset(en->chunks, 0, sizeof en->chunks);
+	memset(en->quick, 0, sizeof en->quick);
+	en->page_free = NULL;
+	en->page_pool_used = 0;
+	chunk_begin(en, 0);
 	en->flush_wanted = false;
 	en->stats.flushes++;
-	memset(en->quick, 0, sizeof en->quick);
+	en->turns++;
 	jump_caches_clear(en);
 }
+
+struct block *block_at(const struct engine *en, const uint8_t *rx)
+{
+	const uint8_t *rw = rx - (en->rx - en->rw);
+	unsigned n = (rw - en->rw) / en->chunk_size, low = 0, high = en->chunks[n].nblocks;
+	struct block *const *blocks = en->by_code + n * en->chunk_blocks;
+	while (low < high) {
+		unsigned mid = (low + high) / 2;
+		if (blocks[mid]->indirect_entry + blocks[mid]->code_size <= rw)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < en->chunks[n].nblocks && blocks[low]->indirect_entry <= rw ? blocks[low] : NULL;
+}
+
+/* ---- finding blocks ---- */
 
 static unsigned hash_of(const uint8_t *source, uint64_t rip, uint32_t mode)
 {
@@ -112,7 +223,9 @@ static struct code_page *page_make(struct engine *en, uint64_t host_page, uint32
 	struct code_page *p = page_find(en, host_page);
 	if (p)
 		return p;
-	p = meta_alloc(en, sizeof *p);
+	p = en->page_free ? en->page_free : &en->page_pool[en->page_pool_used++];
+	if (p == en->page_free)
+		en->page_free = p->next;
 	*p = (struct code_page){ .host_page = host_page, .epoch = epoch, .next = en->pages[PAGE_HASH_OF(host_page)] };
 	en->pages[PAGE_HASH_OF(host_page)] = p;
 	return p;
@@ -133,10 +246,20 @@ void block_insert(struct engine *en, struct block *b)
 		b->page_next[which] = p->blocks;
 		p->blocks = b;
 	}
-	en->by_code[en->nblocks++] = b;
+	en->by_code[en->chunk * en->chunk_blocks + en->chunks[en->chunk].nblocks++] = b;
 }
 
 static int page_slot(const struct block *b, uint64_t host_page) { return page_of(b, 0) == host_page ? 0 : 1; }
+
+static void page_forget(struct engine *en, struct code_page *p)
+{
+	struct code_page **link = &en->pages[PAGE_HASH_OF(p->host_page)];
+	while (*link != p)
+		link = &(*link)->next;
+	*link = p->next;
+	p->next = en->page_free;
+	en->page_free = p;
+}
 
 static void page_remove(struct engine *en, struct block *b, int which)
 {
@@ -145,10 +268,12 @@ static void page_remove(struct engine *en, struct block *b, int which)
 	while (*link != b)
 		link = &(*link)->page_next[page_slot(*link, p->host_page)];
 	*link = b->page_next[which];
+	if (!p->blocks)
+		page_forget(en, p);
 }
 
-/* Takes a block out of use. Its code stays until the next reset, but no way leads in. */
-void block_kill(struct engine *en, struct block *b)
+/* Takes a block out of use. Its code stays until its chunk is reused, but no way leads in. */
+static void block_remove(struct engine *en, struct block *b)
 {
 	struct block **link = &en->hash[hash_of(b->source, b->rip, b->mode)];
 	while (*link != b)
@@ -158,6 +283,11 @@ void block_kill(struct engine *en, struct block *b)
 		page_remove(en, b, which);
 	block_unlink(en, b);
 	b->valid = false;
+}
+
+void block_kill(struct engine *en, struct block *b)
+{
+	block_remove(en, b);
 	en->stats.invalidated++;
 }
 

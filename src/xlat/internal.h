@@ -27,7 +27,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
 enum { JUMP_CACHE_ENTRIES = 16384, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 4096, QUICK_ENTRIES = 16384, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
-       CODE_ROOM = 128 << 10 /* most that one block may take */ };
+       CHUNKS = 16 /* of the code cache, at most */, BLOCK_ROOM = 64 << 10 /* most that one block may take, of code and of metadata */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
 enum { SPILL_HOST_RSP = 4, SPILL_TARGET = 5, SPILL_SCRATCH = 6, SPILL_JUMP_MASK = 7 };
@@ -102,18 +102,27 @@ struct engine {
 	int fd;
 	uint8_t *rw, *rx;                /* the code cache, twice */
 	size_t size;
-	uint8_t *code, *code_start;      /* next free byte; first byte after the stubs (writable mapping) */
-	uint8_t *meta, *meta_next, *meta_end;    /* arena of blocks, exits, maps, instructions */
+	uint8_t *code_start;             /* first byte after the stubs (writable mapping) */
+	uint8_t *meta;                   /* arena of blocks, exits, maps, instructions: as large, and in chunks as the code */
+	struct block **by_code;          /* each chunk's blocks in order of their code */
+	struct block_exit **exits;       /* by exit id */
+	size_t chunk_size;
+	unsigned chunk_count, chunk_blocks, chunk_exits;         /* of the cache; most in one chunk */
+	_Atomic unsigned chunks_allowed; /* as many as may be in use; other threads lower it */
+	struct chunk { bool used; unsigned nblocks, nexits; } chunks[CHUNKS];
+	/* The chunk that is being filled: next free byte (writable mapping) and end. */
+	unsigned chunk;
+	uint8_t *code, *code_end, *meta_next, *meta_end;
+	unsigned next_lane, lanes_end;   /* of cpu->lane[]; lane 0 is none */
 	struct block *hash[BLOCK_HASH];
 	struct code_page *pages[PAGE_HASH];
-	struct block **by_code;          /* blocks in order of their code */
-	unsigned nblocks, max_blocks;
-	struct block_exit **exits;       /* by exit id */
-	unsigned nexits, max_exits;
-	unsigned nlanes;                 /* of cpu->lane[], in use; lane 0 is none */
+	struct code_page *page_pool, *page_free;
+	unsigned page_pool_used;
 	struct jump_cache_key jump_keys[JUMP_CACHE_COUNT];
 	struct jump_cache *jump_caches;  /* one for each key */
 	int jump_cache;                  /* the current one, or -1 */
+	unsigned jump_sets;              /* of JUMP_CACHE_WAYS, in use */
+	_Atomic unsigned jump_sets_allowed;
 	struct block *quick[QUICK_ENTRIES];      /* short cut past the hash, by RIP */
 	uint64_t selections;
 	bool flush_wanted;               /* drop everything at the next dispatch */
@@ -121,10 +130,11 @@ struct engine {
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
 	struct { uint8_t vector; bool fault, retry; } signal;    /* for stub_signal */
 	uint64_t dispatches;
+	uint64_t turns;                  /* grows whenever blocks are forgotten by the chunk */
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_signal;
 	void (*enter)(struct cpu *cpu, void *code);
-	struct { uint64_t blocks, insns, invalidated, flushes, slow, links; } stats;
+	struct { uint64_t blocks, insns, invalidated, evicted, flushes, slow, links; } stats;
 };
 
 static inline unsigned jump_cache_index(uint64_t rip) { return rip >> JUMP_CACHE_SHIFT & (JUMP_CACHE_ENTRIES - 1); }
@@ -272,6 +282,11 @@ void stubs_make(struct engine *en);
 bool engine_map(struct engine *en);      /* false: no memory */
 void engine_unmap(struct engine *en);
 void engine_reset(struct engine *en);
+/* Makes room for one more block, by forgetting the oldest chunk if need be. */
+void engine_room(struct engine *en);
+unsigned exit_new(struct engine *en, struct block_exit *x);       /* its id */
+/* The block that has this address of the executable mapping in its code, or NULL. */
+struct block *block_at(const struct engine *en, const uint8_t *rx);
 struct block *block_find(struct engine *en, const uint8_t *source, uint64_t rip, uint32_t mode);
 void block_insert(struct engine *en, struct block *b);
 void block_kill(struct engine *en, struct block *b);
@@ -284,6 +299,7 @@ bool block_linkable(const struct cpu *cpu, const struct block *b);       /* may 
 uint64_t straddle_page(const struct cpu *cpu, const struct block *b);    /* linear address of a straddling block's second page */
 /* link.c */
 void jump_caches_clear(struct engine *en);
+void jump_caches_forget(struct engine *en, const uint8_t *rw, size_t size);   /* slots that lead into this code */
 void jump_cache_set(struct engine *en, const struct block *b);
 void exit_link(struct engine *en, struct block_exit *x, struct block *target);
 void block_unlink(struct engine *en, struct block *b);

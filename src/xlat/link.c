@@ -2,6 +2,7 @@
  * Links between blocks, and the jump caches. Linking is a single store of a
  * rel32; unlinking points the jump back at its stub.
  */
+#include <sys/mman.h>
 #include "xlat/internal.h"
 
 void exit_link(struct engine *en, struct block_exit *x, struct block *target)
@@ -75,12 +76,32 @@ void jump_caches_clear(struct engine *en)
 		jump_cache_clear(en, &en->jump_caches[en->jump_cache]);
 }
 
+void jump_caches_forget(struct engine *en, const uint8_t *rw, size_t size)
+{
+	uint8_t *miss = to_rx(en, en->stub_lookup), *from = to_rx(en, (uint8_t *)rw);
+	for (unsigned i = 0; i < JUMP_CACHE_COUNT; i++)
+		for (unsigned slot = 0; en->jump_caches[i].target[0] && slot < JUMP_CACHE_ENTRIES; slot++)
+			if ((size_t)((uint8_t *)en->jump_caches[i].target[slot] - from) < size)
+				en->jump_caches[i].target[slot] = miss;
+}
+
 static bool key_is(const struct jump_cache_key *k, uint64_t context_id, uint32_t mode) { return k->context == context_id && k->mode == mode; }
+
+/* Other vCPUs have taken a part of the memory: all tables are given up, and fewer are used. */
+static void jump_caches_shrink(struct engine *en)
+{
+	madvise(en->jump_caches, JUMP_CACHE_COUNT * sizeof *en->jump_caches, MADV_DONTNEED);
+	memset(en->jump_keys, 0, sizeof en->jump_keys);
+	en->jump_cache = -1;
+	en->jump_sets = atomic_load(&en->jump_sets_allowed);
+}
 
 /* The table for the key: one of JUMP_CACHE_WAYS places, the least recently selected one if it is none of them. */
 static int jump_cache_find(struct engine *en, uint64_t context_id, uint32_t mode)
 {
-	unsigned set = (context_id * 0x9e3779b97f4a7c15ull >> 40 ^ (mode * 0x85ebca6bu) >> 7) % (JUMP_CACHE_COUNT / JUMP_CACHE_WAYS);
+	if (en->jump_sets != atomic_load(&en->jump_sets_allowed))
+		jump_caches_shrink(en);
+	unsigned set = (context_id * 0x9e3779b97f4a7c15ull >> 40 ^ (mode * 0x85ebca6bu) >> 7) % en->jump_sets;
 	unsigned first = set * JUMP_CACHE_WAYS, oldest = first;
 	for (unsigned i = first; i < first + JUMP_CACHE_WAYS; i++) {
 		if (key_is(&en->jump_keys[i], context_id, mode))

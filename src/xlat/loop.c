@@ -72,13 +72,13 @@ void unit_loop(struct translation_unit *u)
 unsigned loop_lane(struct translation_unit *u)
 {
 	struct engine *en = u->engine;
-	if (!u->loop.body || u->loop.nlanes == MAX_LOOP_LANES || en->nlanes + 2 > CPU_LANES)
+	if (!u->loop.body || u->loop.nlanes == MAX_LOOP_LANES || en->next_lane + 2 > en->lanes_end)
 		return 0;
 	if (!u->loop.nlanes)
-		u->loop.key = en->nlanes++;
+		u->loop.key = en->next_lane++;
 	if (!u->loop.nlanes++)
-		u->loop.first = en->nlanes;
-	return en->nlanes++;
+		u->loop.first = en->next_lane;
+	return en->next_lane++;
 }
 
 /* At the block's entry: forgets what the lanes hold if mappings have changed. Then the loop's head. */

@@ -27,24 +27,6 @@
 #include <signal.h>
 #include <ucontext.h>
 
-
-static struct block *block_at(const struct engine *en, const uint8_t *rx)
-{
-	const uint8_t *rw = rx - (en->rx - en->rw);
-	unsigned low = 0, high = en->nblocks;
-	while (low < high) {
-		unsigned mid = (low + high) / 2;
-		const struct block *b = en->by_code[mid];
-		if (b->indirect_entry + b->code_size <= rw)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	if (low == en->nblocks || en->by_code[low]->indirect_entry > rw)
-		return NULL;
-	return en->by_code[low];
-}
-
 /* The copied instruction at host address rx, by the highest recorded offset not above it. */
 static const struct insn_map *map_at(const struct engine *en, const struct block *b, const uint8_t *rx)
 {

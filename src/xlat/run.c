@@ -38,13 +38,6 @@ void engine_free(struct cpu *cpu)
 	cpu->engine = NULL;
 }
 
-/* Is there room for one more block of the largest size? */
-static bool engine_room(const struct engine *en)
-{
-	return en->rw + en->size - en->code > CODE_ROOM && en->meta_end - en->meta_next > CODE_ROOM &&
-	       en->nblocks + 1 < en->max_blocks && en->nexits + 2 * MAX_BLOCK_INSNS < en->max_exits;
-}
-
 /* Host address of the instruction at RIP. Raises what the fetch raises. */
 static const uint8_t *fetch_host(struct cpu *cpu)
 {
@@ -107,8 +100,7 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 		}
 	}
 	if (!b) {
-		if (!engine_room(en))
-			engine_reset(en);
+		engine_room(en);
 		b = block_translate(en, host, cpu->rip, mode);
 	}
 	*quick = b;
@@ -212,9 +204,9 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	if (came_by < EXITED_NEXT && !(mode & XMODE_ONE))
 		mode |= en->exits[came_by]->extra;
 	shadow = cpu->shadow;
-	uint64_t resets = en->stats.flushes;
+	uint64_t turns = en->turns;
 	struct block *b = find_block(cpu, mode);
-	if (resets == en->stats.flushes)                         /* else the way that led here is gone */
+	if (turns == en->turns)                                  /* else the way that led here is gone */
 		remember_way(cpu, b, came_by);
 	cpu->io.next = 0;
 	if (!cpu->fpu_live)

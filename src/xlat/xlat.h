@@ -10,6 +10,8 @@
 /* Makes the code cache (one memfd mapped writable and executable) of one vCPU. 0 or -ENOMEM. */
 int engine_init(struct cpu *cpu);
 void engine_free(struct cpu *cpu);
+/* The VM has so many vCPUs (at least 1): sets this one's share of the memory for code. From any thread. */
+void engine_share(struct cpu *cpu, unsigned vcpus);
 
 /*
  * Delivers cpu->event if valid and runs guest code until cpu->poll is set or
