@@ -38,7 +38,8 @@ static int command_help(int argc, char **argv)
 #define T(name, text) printf("                          %-6s%s\n", #name, text);
 	TRACE_TOPICS(T)
 #undef T
-	puts("  --trace-file FILE     trace to FILE instead\n\n"
+	puts("  --trace-file FILE     trace to FILE instead\n"
+	     "  --perf                write /tmp/perf-PID.map, by which `perf report` names guest code\n\n"
 	     "example:\n"
 	     "  anykvm run -- qemu-system-x86_64 -accel kvm -cpu host -m 2G -nographic disk.img");
 	return 0;

@@ -82,6 +82,7 @@ static int parse_options(int argc, char **argv)
 		{ "trace", required_argument, NULL, 't' },
 		{ "trace-file", required_argument, NULL, 'f' },
 		{ "modprobe", required_argument, NULL, 'm' },
+		{ "perf", no_argument, NULL, 'P' },
 		{ 0 },
 	};
 	int c, status = 0;
@@ -93,6 +94,7 @@ static int parse_options(int argc, char **argv)
 		case 't': status = option_trace(optarg); break;
 		case 'f': status = option_trace_file(optarg); break;
 		case 'm': status = option_modprobe(optarg); break;
+		case 'P': status = option_param("anykvm.perf=1"); break;
 		case ':': return complain(EXIT_USAGE, "run: %s needs a value", argv[optind - 1]);
 		default: return complain(EXIT_USAGE, "run: there is no option %s; put -- before the client", argv[optind - 1]);
 		}

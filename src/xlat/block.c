@@ -181,6 +181,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	      (unsigned long long)rip, mode, b->insns, b->code_size, b->bytes[0], b->length > 1 ? b->bytes[1] : 0,
 	      b->length > 2 ? b->bytes[2] : 0, b->length > 3 ? b->bytes[3] : 0);
 	block_insert(en, b);
+	perfmap_block(en, b);
 	en->stats.blocks++;
 	en->stats.insns += b->insns;
 	return b;

@@ -4,9 +4,7 @@
  * oldest one is emptied and becomes the next. What is still in use is
  * translated again, into the newest chunk.
  */
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 #include "xlat/internal.h"
 
 enum { LEAST_CHUNK = 256 << 10, BYTES_PER_BLOCK = 256, EXITS_PER_BLOCK = 3 };
@@ -17,16 +15,23 @@ static void *anonymous(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+/*
+ * The same memory twice, executable and writable. It is shared anonymous
+ * memory, which perf takes for code made at run time; a memfd's mapping it
+ * would take for a file's. An old size of 0 makes mremap() map the same pages
+ * again.
+ */
 static bool map_code(struct engine *en)
 {
-	en->fd = memfd_create("anykvm-code", MFD_CLOEXEC);
-	if (en->fd < 0 || ftruncate(en->fd, en->size))
+	void *rx = mmap(NULL, en->size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (rx == MAP_FAILED)
 		return false;
-	void *rw = mmap(NULL, en->size, PROT_READ | PROT_WRITE, MAP_SHARED, en->fd, 0);
-	void *rx = mmap(NULL, en->size, PROT_READ | PROT_EXEC, MAP_SHARED, en->fd, 0);
-	en->rw = rw == MAP_FAILED ? NULL : rw;
-	en->rx = rx == MAP_FAILED ? NULL : rx;
-	return en->rw && en->rx;
+	en->rx = rx;
+	void *rw = mremap(rx, 0, en->size, MREMAP_MAYMOVE);
+	if (rw == MAP_FAILED)
+		return false;
+	en->rw = rw;
+	return !mprotect(rw, en->size, PROT_READ | PROT_WRITE);
 }
 
 static size_t blocks_size(const struct engine *en) { return en->chunk_count * en->chunk_blocks * sizeof *en->by_code; }
@@ -38,7 +43,6 @@ static uint64_t cache_mib(uint64_t mib) { return mib < 2 ? 2 : mib > 1024 ? 1024
 
 bool engine_map(struct engine *en)
 {
-	en->fd = -1;
 	en->size = cache_mib(params.code_cache_mb) << 20;
 	en->chunk_size = en->size / CHUNKS < LEAST_CHUNK ? LEAST_CHUNK : en->size / CHUNKS;
 	en->chunk_count = en->chunks_allowed = en->size / en->chunk_size;
@@ -70,8 +74,6 @@ void engine_unmap(struct engine *en)
 	unmap(en->exits, exits_size(en));
 	unmap(en->page_pool, pool_size(en));
 	unmap(en->jump_caches, JUMP_CACHE_COUNT * sizeof *en->jump_caches);
-	if (en->fd >= 0)
-		close(en->fd);
 }
 
 static void block_remove(struct engine *en, struct block *b);
@@ -123,11 +125,13 @@ static void chunk_begin(struct engine *en, unsigned n)
 static void chunk_evict(struct engine *en, unsigned n)
 {
 	struct block **blocks = en->by_code + n * en->chunk_blocks;
-	for (unsigned i = 0; i < en->chunks[n].nblocks; i++)
+	for (unsigned i = 0; i < en->chunks[n].nblocks; i++) {
+		perfmap_forget(en, blocks[i]);
 		if (blocks[i]->valid) {
 			block_remove(en, blocks[i]);
 			en->stats.evicted++;
 		}
+	}
 	memset(en->quick, 0, sizeof en->quick);
 	jump_caches_forget(en, en->rw + n * en->chunk_size, en->chunk_size);
 	en->chunks[n] = (struct chunk){ 0 };
@@ -138,7 +142,7 @@ static void chunk_evict(struct engine *en, unsigned n)
 static void chunk_release(struct engine *en, unsigned n)
 {
 	madvise(en->meta + n * en->chunk_size, en->chunk_size, MADV_DONTNEED);
-	fallocate(en->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, n * en->chunk_size, en->chunk_size);
+	madvise(en->rw + n * en->chunk_size, en->chunk_size, MADV_REMOVE);
 }
 
 static void chunk_turn(struct engine *en)
@@ -166,6 +170,9 @@ void engine_room(struct engine *en)
 /* Forgets every block. Not while generated code of this engine is on the stack. */
 void engine_reset(struct engine *en)
 {
+	for (unsigned n = 0; params.perf && n < en->chunk_count; n++)
+		for (unsigned i = 0; i < en->chunks[n].nblocks; i++)
+			perfmap_forget(en, en->by_code[n * en->chunk_blocks + i]);
 	memset(en->hash, 0, sizeof en->hash);
 	memset(en->pages, 0, sizeof en->pages);
 	memset(en->chunks, 0, sizeof en->chunks);

@@ -81,6 +81,7 @@ struct block {
 	struct block_exit *exits, *incoming;
 	struct insn_map *map;
 	uint16_t nmap;
+	uint32_t perf_line;              /* perfmap.c's: where its line is */
 	uint8_t *bytes;                  /* copy of the guest bytes */
 };
 
@@ -99,7 +100,6 @@ struct crossing { bool open; uint8_t *first, *rest, *bounce; unsigned first_len,
 struct engine {
 	struct cpu *cpu;
 	struct crossing cross;
-	int fd;
 	uint8_t *rw, *rx;                /* the code cache, twice */
 	size_t size;
 	uint8_t *code_start;             /* first byte after the stubs (writable mapping) */
@@ -303,6 +303,11 @@ void jump_caches_forget(struct engine *en, const uint8_t *rw, size_t size);   /*
 void jump_cache_set(struct engine *en, const struct block *b);
 void exit_link(struct engine *en, struct block_exit *x, struct block *target);
 void block_unlink(struct engine *en, struct block *b);
+/* perfmap.c */
+void perfmap_open(void);
+void perfmap_block(const struct engine *en, struct block *b);
+void perfmap_forget(const struct engine *en, const struct block *b);
+void perfmap_stub(const struct engine *en, const char *name, const uint8_t *rw, const uint8_t *end);
 /* recover.c */
 extern __thread struct cpu *engine_current;      /* whose translated code this thread runs, for signal handlers */
 void engine_signal_landed(struct cpu *cpu);      /* raises what the signal stands for */

@@ -20,6 +20,7 @@ int engine_init(struct cpu *cpu)
 		free(en);
 		return -ENOMEM;
 	}
+	perfmap_open();
 	stubs_make(en);
 	en->jump_cache = -1;
 	cpu->engine = en;

@@ -189,14 +189,15 @@ static void make_signal(struct engine *en, struct emit *e)
 
 void stubs_make(struct engine *en)
 {
+	static const struct { const char *name; void (*make)(struct engine *, struct emit *); } stubs[] = {
+		{ "stub_enter", make_enter }, { "stub_call", make_call }, { "stub_slow", make_slow }, { "stub_rule_end", make_rule_end },
+		{ "stub_rule_next", make_rule_next }, { "stub_lookup", make_lookup }, { "stub_exit", make_exit }, { "stub_signal", make_signal },
+	};
 	struct emit e = { .p = en->rw };
-	make_enter(en, &e);
-	make_call(en, &e);
-	make_slow(en, &e);
-	make_rule_end(en, &e);
-	make_rule_next(en, &e);
-	make_lookup(en, &e);
-	make_exit(en, &e);
-	make_signal(en, &e);
+	for (unsigned i = 0; i < ARRAY_SIZE(stubs); i++) {
+		uint8_t *start = e.p;
+		stubs[i].make(en, &e);
+		perfmap_stub(en, stubs[i].name, start, e.p);
+	}
 	en->code_start = (uint8_t *)(((uintptr_t)e.p + 63) & ~63ull);
 }

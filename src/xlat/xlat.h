@@ -7,7 +7,7 @@
 
 #include "cpu/cpu.h"
 
-/* Makes the code cache (one memfd mapped writable and executable) of one vCPU. 0 or -ENOMEM. */
+/* Makes the code cache (memory mapped writable in one place, executable in another) of one vCPU. 0 or -ENOMEM. */
 int engine_init(struct cpu *cpu);
 void engine_free(struct cpu *cpu);
 /* The VM has so many vCPUs (at least 1): sets this one's share of the memory for code. From any thread. */

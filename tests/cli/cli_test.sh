@@ -46,7 +46,7 @@ check 'a parameter that does not exist is absent' status 1 ./anykvm run -- cat $
 check '/dev/kvm is there' status 0 ./anykvm run -- test -c /dev/kvm
 check "/dev/kvm is anykvm's" prints '/memfd:anykvm (deleted)' ./anykvm run -- bash -c 'exec 3</dev/kvm; readlink /proc/$$/fd/3'
 
-for option in param modprobe trace trace-file; do
+for option in param modprobe trace trace-file perf; do
 	check "help tells of --$option" grep -q -- "--$option" <(./anykvm help)
 	check "the manual page tells of --$option" grep -q -- "\\\\-\\\\-${option/-/\\\\-}" docs/anykvm.1
 done
