@@ -20,12 +20,12 @@ GUEST_ASM(piece, 64,
 	"mov (%rsi), %rax\n add %rax, 8(%rdi)\n mov 16(%rbx), %rcx\n adc %rcx, (%rbp)\n mov %rax, 24(%rsi,%rcx,8)\n"
 	"cmp %rax, %rcx\n cmove %rax, %rdx\n xor %ecx, %ecx\n");
 
-/* Runs all pieces, then touches every page of the area, twice, in 16 address spaces. */
+/* Runs all pieces, then touches every page of the area, twice, in 41 address spaces. */
 GUEST_ASM(glutton, 64,
 	"mov $0x6000, %esi\n mov %esi, %edi\n mov %esi, %ebx\n mov %esi, %ebp\n xor %ecx, %ecx\n"
 	"mov $0x1000000, %eax\n call *%rax\n"
 	"mov %cr4, %rax\n or $0x20000, %rax\n mov %rax, %cr4\n"
-	"mov $15, %ebx\n"
+	"mov $40, %ebx\n"
 	"1: mov $0x100000, %eax\n or %rbx, %rax\n mov %rax, %cr3\n mov $4, %edx\n"
 	"2: mov $0x1000000, %esi\n mov $8192, %ecx\n"
 	"3: mov (%rsi), %rax\n add $4096, %rsi\n dec %ecx\n jnz 3b\n"
