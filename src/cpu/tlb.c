@@ -281,8 +281,9 @@ static void context_note(struct tlb_context *c, const struct walk *w, unsigned i
 }
 
 /* May c have so many entries more? Takes them from contexts that were not used for longer. */
-static bool room_for(struct tlb_set *s, const struct tlb_context *c, uint64_t more)
+static bool room_for(struct cpu *cpu, const struct tlb_context *c, uint64_t more)
 {
+	struct tlb_set *s = cpu->tlbs;
 	uint64_t allowed = atomic_load(&s->total_allowed);
 
 	while (s->total + more > allowed) {
@@ -294,6 +295,7 @@ static bool room_for(struct tlb_set *s, const struct tlb_context *c, uint64_t mo
 		if (!oldest)
 			return false;
 		context_size(s, oldest, s->entries);
+		tlb_context_changed(cpu, oldest);
 	}
 	return true;
 }
@@ -308,7 +310,7 @@ static void context_grow(struct cpu *cpu, struct tlb_context *c)
 	struct tlb_set *s = cpu->tlbs;
 	uint64_t n = c->count * 4 < s->most ? c->count * 4 : s->most;
 
-	if (++c->conflicts <= c->count || c->count >= s->most || !room_for(s, c, n - c->count))
+	if (++c->conflicts <= c->count || c->count >= s->most || !room_for(cpu, c, n - c->count))
 		return;
 	context_size(s, c, n);
 	if (c == s->current)
