@@ -183,7 +183,9 @@ struct cpu {
 		uint64_t pat, misc_enable, debugctl, spec_ctrl, smbase;
 		uint64_t perf_global_ctrl, feature_control, tsc_adjust, umwait_control;
 	} msr;
-	int64_t tsc_offset;              /* guest TSC = host TSC + tsc_offset, before ctl's own offset */
+	/* Guest TSC = host TSC * tsc_multiplier / 2^48 + tsc_offset, before ctl's own; multiplier 0: not scaled. */
+	uint64_t tsc_multiplier;
+	int64_t tsc_offset;
 	uint32_t maxphyaddr;             /* 36..48, from guest CPUID; default 36 */
 	uint64_t reserved_pa;            /* physical-address bits that must be zero, from maxphyaddr */
 	struct cpuid_entry { uint32_t leaf, subleaf, flags, eax, ebx, ecx, edx; } cpuid[256];

@@ -7,9 +7,16 @@
 #include "x86/features.h"
 #include "x86/vmx.h"
 
+uint64_t tsc_at(const struct cpu *cpu, uint64_t host)
+{
+	if (cpu->tsc_multiplier)
+		host = (unsigned __int128)host * cpu->tsc_multiplier >> 48;
+	return host + (uint64_t)cpu->tsc_offset;
+}
+
 uint64_t tsc_l1(const struct cpu *cpu)
 {
-	return __builtin_ia32_rdtsc() + (uint64_t)cpu->tsc_offset;
+	return tsc_at(cpu, __builtin_ia32_rdtsc());
 }
 
 uint64_t cpu_tsc(struct cpu *cpu)

@@ -20,7 +20,7 @@ struct irqchip_ops {
 	void (*ioapic_eoi)(void *arg, unsigned vcpu, uint8_t vector);      /* split mode: KVM_EXIT_IOAPIC_EOI is due */
 	void (*resample)(void *arg, unsigned gsi);                /* guest acknowledged a GSI; its RESAMPLE line was lowered just before */
 	uint64_t (*tsc_now)(void *arg, unsigned vcpu);            /* guest's L1 TSC */
-	uint64_t (*tsc_to_ns)(void *arg, uint64_t tsc_delta);
+	uint64_t (*tsc_to_ns)(void *arg, unsigned vcpu, uint64_t tsc_delta);
 };
 
 struct irqchip *irqchip_new(const struct irqchip_ops *ops, void *arg);

@@ -86,7 +86,7 @@ static void deadline_arm(struct lapic *l)
 	}
 	tsc = c->ops->tsc_now(c->arg, l->id);
 	if (tsc < l->tsc_deadline) {
-		uint64_t now = time_ns(), ns = c->ops->tsc_to_ns(c->arg, l->tsc_deadline - tsc);
+		uint64_t now = time_ns(), ns = c->ops->tsc_to_ns(c->arg, l->id, l->tsc_deadline - tsc);
 
 		chip_timer_set(c, l->timer_slot, ns < UINT64_MAX / 2 ? now + ns + 1 : UINT64_MAX - 1);
 		return;

@@ -39,8 +39,7 @@ static struct moment moment_now(clockid_t id)
 	return best;
 }
 
-/* ns = ((ticks << shift) * mul) >> 32, as the guest's clock page has it; mul gets all the 32 bits there are. */
-static void scale_find(uint64_t khz, uint32_t *mul, int8_t *shift)
+void clock_scale_find(uint64_t khz, uint32_t *mul, int8_t *shift)
 {
 	uint64_t factor = (1000000ull << 32) / khz;
 
@@ -68,7 +67,7 @@ static void tsc_measure(void)
 	raw_syscall(SYS_nanosleep, (long)&pause, 0, 0, 0, 0, 0);
 	b = moment_now(CLOCK_MONOTONIC_RAW);
 	tsc_khz = (unsigned __int128)(b.tsc - a.tsc) * 1000000 / (b.ns - a.ns);
-	scale_find(tsc_khz, &tsc_scale.mul, &tsc_scale.shift);
+	clock_scale_find(tsc_khz, &tsc_scale.mul, &tsc_scale.shift);
 }
 
 uint64_t clock_tsc_khz(void)
@@ -145,14 +144,15 @@ long vm_set_clock(struct vm *vm, const struct kvm_clock_data *d)
 	return 0;
 }
 
-/* The guest's TSC ticks at the host's rate; what is near enough to it will do. */
+/* For vCPUs that are created from here on. */
 long vm_set_tsc_khz(struct vm *vm, unsigned long khz)
 {
-	uint64_t host = clock_tsc_khz();
+	uint64_t multiplier;
+	long r = tsc_multiplier_of(khz ? khz : clock_tsc_khz(), &multiplier);
 
-	if (!khz)
-		khz = host;
-	return khz * 1000000 >= host * (1000000 - 250) && khz * 1000000 <= host * (1000000 + 250) ? 0 : -EINVAL;
+	if (!r)
+		vm->tsc_khz = khz ? khz : clock_tsc_khz();
+	return r;
 }
 
 long vm_get_tsc_khz(struct vm *vm)

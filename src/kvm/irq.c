@@ -44,9 +44,11 @@ static uint64_t op_tsc_now(void *arg, unsigned id)
 	return v ? vcpu_l1_tsc(v) : clock_host_tsc();
 }
 
-static uint64_t op_tsc_to_ns(void *arg, uint64_t ticks)
+static uint64_t op_tsc_to_ns(void *arg, unsigned id, uint64_t ticks)
 {
-	return clock_tsc_to_ns(ticks);
+	struct vcpu *v = vcpu_by_id(arg, id);
+
+	return v ? tsc_ticks_to_ns(v, ticks) : clock_tsc_to_ns(ticks);
 }
 
 const struct irqchip_ops vm_irqchip_ops = {

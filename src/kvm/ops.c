@@ -248,7 +248,7 @@ static void vmx_timer(struct cpu *cpu, uint64_t tsc)
 	if (tsc <= now)
 		vcpu_kick(v);
 	else
-		timer_set(v, time_ns() + clock_tsc_to_ns(tsc - now) + 1000);
+		timer_set(v, time_ns() + tsc_ticks_to_ns(v, tsc - now) + 1000);
 }
 
 static uint64_t vmx_apic_base(struct cpu *cpu)

@@ -5,6 +5,7 @@
  * Clock pages hold the VM's one clock base, the same on every vCPU, so that a
  * guest may compare readings between vCPUs (TSC_STABLE).
  */
+#include "cpu/time.h"
 #include "kvm/vcpu.h"
 #include "x86/features.h"
 
@@ -30,7 +31,7 @@ static void clock_page_write(struct vcpu *v, uint64_t gpa, uint8_t flags)
 	struct mem *mem = v->vm->mem;
 	struct kvmclock_base b = clock_base(v->vm);
 	uint32_t version = 0;
-	struct clock_page p = { .tsc = b.tsc + v->cpu->tsc_offset, .ns = b.ns, .mul = b.mul, .shift = b.shift, .flags = flags };
+	struct clock_page p = { .tsc = tsc_at(v->cpu, b.tsc), .ns = b.ns, .mul = v->clock_mul, .shift = v->clock_shift, .flags = flags };
 
 	if (!mem_read(mem, gpa, &version, 4))
 		return;
@@ -242,7 +243,7 @@ static int64_t clock_pairing(struct vcpu *v, uint64_t gpa, uint64_t type)
 	ns = clock_kvm_ns(v->vm, host) + clock_wall_offset_ns(v->vm);
 	p.sec = ns / 1000000000;
 	p.nsec = ns % 1000000000;
-	p.tsc = host + v->cpu->tsc_offset;
+	p.tsc = tsc_at(v->cpu, host);
 	return mem_write(v->vm->mem, gpa, &p, sizeof(p)) ? 0 : -HC_EFAULT;
 }
 

@@ -1,14 +1,15 @@
 /*
- * The guest's TSC: the host's plus an offset. Clients that set up several
- * vCPUs write the same value to each, one after the other; such writes are
- * taken as "the same moment", or the vCPUs would be apart by the time between
- * the writes.
+ * The guest's TSC: the host's, scaled if the client asked for another rate,
+ * plus an offset. Clients that set up several vCPUs write the same value to
+ * each, one after the other; such writes are taken as "the same moment", or the
+ * vCPUs would be apart by the time between the writes.
  */
+#include "cpu/time.h"
 #include "kvm/vcpu.h"
 
 uint64_t vcpu_l1_tsc(struct vcpu *v)
 {
-	return clock_host_tsc() + v->cpu->tsc_offset;
+	return tsc_at(v->cpu, clock_host_tsc());
 }
 
 void tsc_offset_set(struct vcpu *v, int64_t offset)
@@ -23,7 +24,7 @@ static bool synchronises(const struct tsc_sync *s, uint64_t value, uint64_t now_
 {
 	uint64_t expected, second = khz * 1000;
 
-	if (!s->valid)
+	if (!s->valid || s->khz != khz)
 		return false;
 	if (!value)
 		return true;
@@ -32,8 +33,9 @@ static bool synchronises(const struct tsc_sync *s, uint64_t value, uint64_t now_
 }
 
 /* With s->lock held. */
-static void note_write(struct tsc_sync *s, uint64_t ns, uint64_t value, int64_t offset)
+static void note_write(struct tsc_sync *s, uint64_t khz, uint64_t ns, uint64_t value, int64_t offset)
 {
+	s->khz = khz;
 	s->ns = ns;
 	s->value = value;
 	s->offset = offset;
@@ -49,25 +51,50 @@ void tsc_write(struct vcpu *v, uint64_t value)
 
 	lock_take(&s->lock);
 	now_ns = time_ns();
-	offset = synchronises(s, value, now_ns, vm->tsc_khz) ? s->offset : (int64_t)(value - clock_host_tsc());
-	note_write(s, now_ns, value, offset);
+	offset = synchronises(s, value, now_ns, v->tsc_khz) ? s->offset : v->cpu->tsc_offset + (int64_t)(value - vcpu_l1_tsc(v));
+	note_write(s, v->tsc_khz, now_ns, value, offset);
 	lock_release(&s->lock);
 	tsc_offset_set(v, offset);
 }
 
-/* Within 250 parts per million of the host's rate nothing need be scaled. */
-long kvm_vcpu_set_tsc_khz(struct vcpu *v, unsigned long khz)
+/* Within 250 parts per million of the host's rate nothing is scaled. */
+long tsc_multiplier_of(uint64_t khz, uint64_t *multiplier)
 {
 	uint64_t host = clock_tsc_khz();
+	bool near = khz * 1000000 >= host * (1000000 - 250) && khz * 1000000 <= host * (1000000 + 250);
 
-	if (!khz)
-		khz = host;
-	return khz * 1000000 >= host * (1000000 - 250) && khz * 1000000 <= host * (1000000 + 250) ? 0 : -EINVAL;
+	if (!khz || khz >= INT32_MAX)
+		return -EINVAL;
+	*multiplier = near ? 0 : ((unsigned __int128)khz << 48) / host;
+	return 0;
+}
+
+uint64_t tsc_ticks_to_ns(struct vcpu *v, uint64_t ticks)
+{
+	uint64_t multiplier = v->cpu->tsc_multiplier;
+	unsigned __int128 host = multiplier ? ((unsigned __int128)ticks << 48) / multiplier : ticks;
+
+	return clock_tsc_to_ns(host >> 64 ? UINT64_MAX : (uint64_t)host);
+}
+
+/* The offset stays, so the TSC jumps: clients write it afterwards. */
+long kvm_vcpu_set_tsc_khz(struct vcpu *v, unsigned long khz)
+{
+	uint64_t multiplier, host = clock_tsc_khz();
+	long r = tsc_multiplier_of(khz ? khz : host, &multiplier);
+
+	if (r)
+		return r;
+	v->tsc_khz = khz ? khz : host;
+	v->cpu->tsc_multiplier = multiplier;
+	clock_scale_find(multiplier ? v->tsc_khz : host, &v->clock_mul, &v->clock_shift);
+	tsc_offset_set(v, v->cpu->tsc_offset);
+	return 0;
 }
 
 long kvm_vcpu_get_tsc_khz(struct vcpu *v)
 {
-	return v->vm->tsc_khz;
+	return v->tsc_khz;
 }
 
 static bool is_tsc_offset(const struct kvm_device_attr *a)
@@ -97,7 +124,7 @@ long kvm_vcpu_set_device_attr(struct vcpu *v, const struct kvm_device_attr *a)
 	if (user_read(&offset, (void *)(uintptr_t)a->addr, sizeof(offset)) < 0)
 		return -EFAULT;
 	lock_take(&s->lock);
-	note_write(s, time_ns(), clock_host_tsc() + offset, offset);
+	note_write(s, v->tsc_khz, time_ns(), vcpu_l1_tsc(v) - v->cpu->tsc_offset + offset, offset);
 	lock_release(&s->lock);
 	tsc_offset_set(v, offset);
 	return 0;

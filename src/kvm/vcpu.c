@@ -127,6 +127,7 @@ static int vcpu_new(struct vm *vm, unsigned id, struct vcpu **out, int *fd)
 		return r;
 	}
 	vcpu_quirks_apply(v);
+	kvm_vcpu_set_tsc_khz(v, v->vm->tsc_khz);
 	tsc_write(v, 0);
 	*out = v;
 	return 0;

@@ -29,6 +29,9 @@ struct vcpu {
 	uint64_t sigmask; bool sigmask_set;
 	struct { uint64_t system_time, steal_time, pv_eoi, poll_control, async_pf; } pv;
 	struct { uint64_t mcg_cap, mcg_status, mcg_ctl, banks[32][4]; } mce;
+	uint64_t tsc_khz;                /* rate of its TSC, and what clock pages are told of it */
+	uint32_t clock_mul;
+	int8_t clock_shift;
 	uint64_t mtrr_deftype, mtrr_fixed[11], mtrr_var[16];
 	uint64_t arch_capabilities, ucode_rev, perf_capabilities, platform_info, power_ctl;
 	_Atomic uint64_t ioapic_eoi[4];  /* split irqchip: vectors whose EOI the client must hear of */
@@ -76,7 +79,7 @@ struct vm {
 	uint32_t bsp_id;
 	uint8_t *coalesced;              /* struct kvm_coalesced_mmio_ring page */
 	int coalesced_fd;
-	uint64_t tsc_khz;
+	uint64_t tsc_khz;                /* of vCPUs to be created */
 	uint64_t enabled_caps;           /* CAP_* bits switched on by KVM_ENABLE_CAP */
 	/* and what eventfd.c, clock.c, msr filter ... keep: private structs behind pointers */
 	struct eventfds *eventfds;
@@ -93,7 +96,7 @@ struct vm {
 	struct kvmclock_base clock;
 	struct lock clock_lock;
 	_Atomic uint64_t wall_clock;     /* the PV MSR that all vCPUs share */
-	struct tsc_sync { struct lock lock; uint64_t ns, value; int64_t offset; bool valid; } tsc_sync;   /* last write of a TSC */
+	struct tsc_sync { struct lock lock; uint64_t ns, value; uint64_t khz; int64_t offset; bool valid; } tsc_sync; /* last write of a TSC */
 	struct timers *timers;           /* timers.c's */
 	_Atomic bool exclusive;          /* one vCPU wants to be, or is, the only one in the engine */
 };
@@ -120,6 +123,7 @@ void vcpu_kick(struct vcpu *v);                               /* poll word and w
 void vcpu_request(struct vcpu *v, uint32_t req);              /* sets the bits, then kicks */
 void vcpu_post_nmi(struct vcpu *v);                           /* from any thread */
 uint64_t vcpu_l1_tsc(struct vcpu *v);                         /* guest TSC of L1, now */
+uint64_t tsc_ticks_to_ns(struct vcpu *v, uint64_t ticks);     /* of that TSC */
 
 /* ---- the VM half (vm.c, irq.c, eventfd.c, msr_filter.c, clock.c) ---- */
 /*
@@ -138,11 +142,15 @@ bool msr_filter_allows(struct vm *vm, uint32_t index, bool write);
 /* The host's TSC rate, and what it makes of TSC ticks. */
 uint64_t clock_tsc_khz(void);
 uint64_t clock_tsc_to_ns(uint64_t ticks);
+/* ns = ((ticks << shift) * mul) >> 32 for a clock of khz, with all the 32 bits of mul. */
+void clock_scale_find(uint64_t khz, uint32_t *mul, int8_t *shift);
+/* How a guest TSC of khz is made of the host's: in 2^-48, 0 if the rates are near enough. 0 or -EINVAL. (tsc.c) */
+long tsc_multiplier_of(uint64_t khz, uint64_t *multiplier);
 static inline uint64_t clock_host_tsc(void) { return __builtin_ia32_rdtsc(); }
 /*
  * kvmclock: ns = base.ns + ((host_tsc - base.tsc) scaled by mul and shift). A guest's clock page gets
- * tsc_timestamp = base.tsc + cpu->tsc_offset, system_time = base.ns, the same mul and shift: equal on all vCPUs, so that
- * the TSC_STABLE flag holds.
+ * tsc_timestamp = its TSC at base.tsc, system_time = base.ns, and mul and shift of its TSC's rate: without scaling the same
+ * numbers on all vCPUs, so that the TSC_STABLE flag holds.
  */
 struct kvmclock_base clock_base(struct vm *vm);               /* a consistent copy; callable inside KVM_RUN */
 uint64_t clock_kvm_ns(struct vm *vm, uint64_t host_tsc);

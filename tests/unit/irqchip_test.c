@@ -36,7 +36,7 @@ static void op_kick(void *arg, unsigned vcpu) { seen.kicks[vcpu]++; }
 static void op_eoi(void *arg, unsigned vcpu, uint8_t vector) { seen.eois[vector]++; seen.eoi_vcpu = vcpu; }
 static void op_resample(void *arg, unsigned gsi) { seen.resampled[gsi & 63]++; }
 static uint64_t op_tsc(void *arg, unsigned vcpu) { return time_ns() * 3; }
-static uint64_t op_to_ns(void *arg, uint64_t delta) { return delta / 3; }
+static uint64_t op_to_ns(void *arg, unsigned vcpu, uint64_t delta) { return delta / 3; }
 
 static const struct irqchip_ops ops = {
 	.kick = op_kick, .ioapic_eoi = op_eoi, .resample = op_resample, .tsc_now = op_tsc, .tsc_to_ns = op_to_ns,
