@@ -7,7 +7,7 @@
 #include "vmx/vmcs12.h"
 
 _Static_assert(sizeof(struct vmcs12) == VMCS12_SIZE, "migration streams carry vmcs12 as one page");
-#define VMCS_FIELD(enc, bits, kind, at, name, label, feat, rule) \
+#define VMCS_FIELD(enc, bits, kind, at, name, label, feat) \
 	_Static_assert(offsetof(struct vmcs12, name) == (at), "saved VMCSs have " label " elsewhere"); \
 	_Static_assert(((enc) >> 13 & 3) == VMCS_WIDTH_##bits && ((enc) >> 10 & 3) == VMCS_TYPE_##kind, "encoding of " label); \
 	_Static_assert(!((enc) & ~0x6c7e), "index of " label " needs a larger slot table");
@@ -15,9 +15,9 @@ _Static_assert(sizeof(struct vmcs12) == VMCS12_SIZE, "migration streams carry vm
 #undef VMCS_FIELD
 
 const struct vmcs_field vmcs_fields[] = {
-#define VMCS_FIELD(enc, bits, kind, at, name, label, feat, rule) \
+#define VMCS_FIELD(enc, bits, kind, at, name, label, feat) \
 	{ .encoding = (enc), .offset = (at), .width = VMCS_WIDTH_##bits, .type = VMCS_TYPE_##kind, \
-	  .feature = VMCS_FEATURE_##feat, .merge = VMCS_MERGE_##rule, .text = (label) },
+	  .feature = VMCS_FEATURE_##feat, .text = (label) },
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
 };
@@ -25,7 +25,7 @@ const unsigned vmcs_field_count = ARRAY_SIZE(vmcs_fields);
 
 /* Position of each field in vmcs_fields. */
 enum {
-#define VMCS_FIELD(enc, bits, kind, at, name, label, feat, rule) POSITION_##name,
+#define VMCS_FIELD(enc, bits, kind, at, name, label, feat) POSITION_##name,
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
 };
@@ -34,7 +34,7 @@ enum {
 
 /* Slot -> 1 + position; 0: no such field. */
 static const uint8_t slots[1024] = {
-#define VMCS_FIELD(enc, bits, kind, at, name, label, feat, rule) [SLOT(enc)] = POSITION_##name + 1,
+#define VMCS_FIELD(enc, bits, kind, at, name, label, feat) [SLOT(enc)] = POSITION_##name + 1,
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
 };

@@ -30,7 +30,7 @@ struct vmcs12 {
 			uint32_t abort;          /* VMX-abort indicator */
 			uint32_t launch_state;   /* VMCS12_CLEAR or VMCS12_LAUNCHED */
 		};
-#define VMCS_FIELD(encoding, width, type, offset, name, text, feature, merge) \
+#define VMCS_FIELD(encoding, width, type, offset, name, text, feature) \
 		struct { uint8_t pad_##name[offset]; vmcs_##width name; };
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
@@ -39,15 +39,13 @@ struct vmcs12 {
 };
 
 enum vmcs_encoding {
-#define VMCS_FIELD(encoding, width, type, offset, name, text, feature, merge) VMCS_##name = encoding,
+#define VMCS_FIELD(encoding, width, type, offset, name, text, feature) VMCS_##name = encoding,
 #include "x86/vmcs_fields.def"
 #undef VMCS_FIELD
 };
 
 enum vmcs_width { VMCS_WIDTH_16 = 0, VMCS_WIDTH_64 = 1, VMCS_WIDTH_32 = 2, VMCS_WIDTH_NAT = 3 };         /* as encoded */
 enum vmcs_type { VMCS_TYPE_CONTROL = 0, VMCS_TYPE_READONLY = 1, VMCS_TYPE_GUEST = 2, VMCS_TYPE_HOST = 3 };   /* as encoded */
-enum vmcs_merge { VMCS_MERGE_COPY, VMCS_MERGE_SNAPSHOT, VMCS_MERGE_STATE, VMCS_MERGE_HOST, VMCS_MERGE_EVENT,
-                  VMCS_MERGE_LIST, VMCS_MERGE_EXIT, VMCS_MERGE_UNUSED };
 
 /* What makes a field exist (vmx_caps_features() says which of them L1 is offered). */
 #define VMCS_FEATURES(F) \
@@ -64,7 +62,7 @@ enum vmcs_feature {
 
 struct vmcs_field {
 	uint16_t encoding, offset;
-	uint8_t width, type, feature, merge;     /* enum vmcs_width, vmcs_type, vmcs_feature, vmcs_merge */
+	uint8_t width, type, feature;            /* enum vmcs_width, vmcs_type, vmcs_feature */
 	const char *text;
 };
 extern const struct vmcs_field vmcs_fields[];

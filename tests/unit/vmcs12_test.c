@@ -83,6 +83,16 @@ static void test_encodings(void)
 	EXPECT(!vmcs_field_find(0x10000, &high) && !vmcs_field_find(0x100000000ull, &high), "wide encodings");
 }
 
+static void test_overlaps(void)
+{
+	for (unsigned i = 0; i < vmcs_field_count; i++)
+		for (unsigned j = 0; j < i; j++) {
+			const struct vmcs_field *a = &vmcs_fields[i], *b = &vmcs_fields[j];
+			bool apart = a->offset + vmcs_field_size(a) <= b->offset || b->offset + vmcs_field_size(b) <= a->offset;
+			EXPECT(apart, "%s and %s", a->text, b->text);
+		}
+}
+
 static uint64_t width_mask(const struct vmcs_field *f)
 {
 	return f->width == VMCS_WIDTH_16 ? 0xffff : f->width == VMCS_WIDTH_32 ? 0xffffffff : ~0ull;
@@ -275,6 +285,7 @@ static void test_consistency(void)
 static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "offsets are KVM's", test_layout },
 	{ "encodings", test_encodings },
+	{ "fields do not overlap", test_overlaps },
 	{ "every field can be read and written", test_read_write },
 	{ "capabilities of this build", test_supported },
 	{ "control MSRs can only be narrowed", test_control_narrowing },
