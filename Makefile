@@ -88,5 +88,11 @@ check: all images tests
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		$(BOOT_TESTS:%='tests/boot/boot.sh %')
 
+# What share of each room's lines and branches the unit and guest tests run.
+COVERAGE = $(BUILD)/coverage
+coverage:
+	$(MAKE) -s BUILD=$(COVERAGE) CFLAGS='-O1 -g --coverage -fprofile-update=atomic' $(UNIT_TESTS:$(BUILD)/%=$(COVERAGE)/%) $(GUEST_TESTS:$(BUILD)/%=$(COVERAGE)/%)
+	@tests/coverage.sh $(COVERAGE) $(UNIT_TESTS:$(BUILD)/%=$(COVERAGE)/%) $(GUEST_TESTS:$(BUILD)/%=$(COVERAGE)/%)
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install check-headers clean demo images tests check
+.PHONY: all install check-headers clean demo images tests check coverage
