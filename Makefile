@@ -70,7 +70,7 @@ UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
 GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
-BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp l3
 
 $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 	@mkdir -p $(@D)

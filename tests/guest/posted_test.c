@@ -1,5 +1,6 @@
 /* APIC virtualization, interrupts: evaluation, delivery and end of virtual interrupts, posted interrupts, IPI virtualization. */
 #include <pthread.h>
+#include <sys/mman.h>
 #include "cpu/flags.h"
 #include "hypervisor.h"
 
@@ -519,6 +520,28 @@ static void test_slot_moves(void)
 	hv_destroy(&h);
 }
 
+/* The client takes the memory of page and descriptor away, slot and all left as they are. */
+static void test_memory_goes(void)
+{
+	void *page;
+	struct hv h;
+
+	create(&h, asks_then_writes);
+	h.gpr[0] = 5;
+	page = h.g.memory + VAPIC;
+	run_to_port(&h);
+	munmap(page, DESCRIPTOR + 0x1000 - VAPIC);
+	msi(&h, NOTIFICATION);
+	check_equal(guest_run(&h.g, 0), KVM_EXIT_IO);
+	check_equal(h.g.run[0]->io.port, 0x10);
+	check_equal(guest_run(&h.g, 0), KVM_EXIT_IO);
+	check_equal(h.g.run[0]->io.port, 0xe2);
+	check_equal(hv_get(&h, F_vm_exit_reason), EXIT_VMCALL);
+	check(!lapic_bit(&h, IRR, NOTIFICATION) && !lapic_bit(&h, ISR, NOTIFICATION));
+	check(mmap(page, DESCRIPTOR + 0x1000 - VAPIC, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+	hv_destroy(&h);
+}
+
 /* ---- the client's view ---- */
 
 static bool is_dirty(struct hv *h, uint64_t gpa)
@@ -687,6 +710,7 @@ static const struct guest_test tests[] = {
 	{ "pages without memory", test_no_memory },
 	{ "NMI before notification", test_nmi_first },
 	{ "slot changes with L2 inside", test_slot_moves },
+	{ "memory that goes away", test_memory_goes },
 	{ "dirty log", test_dirty_log },
 	{ "saved state with pending interrupts", test_saved_state },
 	{ "IPI virtualization: notified", test_ipi_notified },
