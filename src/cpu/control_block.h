@@ -23,7 +23,7 @@ struct control_block {
 	uint64_t cr0_mask, cr4_mask, cr0_shadow, cr4_shadow;
 	uint32_t cr3_target_count;
 	uint64_t cr3_target[4];
-	uint64_t tsc_offset, tsc_multiplier;     /* multiplier: 48 fraction bits; used if TSC scaling is on */
+	uint64_t tsc_offset, tsc_multiplier;     /* offset: 0 without TSC offsetting; multiplier: 48 fraction bits; used if TSC scaling is on */
 	uint64_t eptp;                           /* used if secondary has EPT */
 	uint64_t ept_caps;                       /* EPT_CAP_* that the guest hypervisor is offered */
 	uint64_t pml_gpa;                        /* L1-physical; the log's index is in 0..511, or the log is full */

@@ -183,6 +183,7 @@ struct cpu {
 		uint64_t pat, misc_enable, debugctl, spec_ctrl, smbase;
 		uint64_t perf_global_ctrl, feature_control, tsc_adjust, umwait_control;
 	} msr;
+	uint32_t tsc_inline;             /* RDTSC as things are: may not fault nor exit, and knows offsets only. cpu_mode_update() keeps it */
 	/* Guest TSC = host TSC * tsc_multiplier / 2^48 + tsc_offset, before ctl's own; multiplier 0: not scaled. */
 	uint64_t tsc_multiplier;
 	int64_t tsc_offset;

@@ -14,7 +14,7 @@
 enum { CPU_GUARD = 4096, CPU_STACK = 256 * 1024 };
 
 /* In force until the owner sets its own: intercepts nothing. Never written. */
-static struct control_block ctl_none = { .vapic_gpa = ~0ull, .apic_access_gpa = ~0ull };
+static struct control_block ctl_none = { .timer_deadline = UINT64_MAX, .vapic_gpa = ~0ull, .apic_access_gpa = ~0ull };
 
 static size_t cpu_struct_size(void)
 {
@@ -204,6 +204,14 @@ static uint32_t mode_of_intercepts(const struct control_block *ctl)
 	     | (ctl->secondary & SECONDARY_BUS_LOCK ? MODE_BUS_LOCK : 0);
 }
 
+/* Neither RDTSC exiting nor TSC scaling, but by 1. */
+static bool tsc_plain(const struct control_block *ctl)
+{
+	bool scaled = (ctl->primary & PRIMARY_SECONDARY) && (ctl->secondary & SECONDARY_TSC_SCALING) && ctl->tsc_multiplier != BIT(48);
+
+	return !ctl->non_root || (!scaled && !(ctl->primary & PRIMARY_RDTSC));
+}
+
 void cpu_mode_update(struct cpu *cpu)
 {
 	bool vm86 = (cpu->cr0 & CR0_PE) && (cpu->rflags & RFLAGS_VM);
@@ -216,6 +224,7 @@ void cpu_mode_update(struct cpu *cpu)
 	if ((cpu->cr0 & CR0_AM) && (cpu->rflags & RFLAGS_AC) && cpu->cpl == 3)
 		mode |= MODE_ALIGN;
 	cpu->mode = mode;
+	cpu->tsc_inline = tsc_plain(cpu->ctl) && !cpu->tsc_multiplier && !((cpu->cr4 & CR4_TSD) && cpu->cpl > 0);
 	tlb_context_update(cpu);
 }
 

@@ -87,6 +87,7 @@ long kvm_vcpu_set_tsc_khz(struct vcpu *v, unsigned long khz)
 		return r;
 	v->tsc_khz = khz ? khz : host;
 	v->cpu->tsc_multiplier = multiplier;
+	cpu_mode_update(v->cpu);
 	clock_scale_find(multiplier ? v->tsc_khz : host, &v->clock_mul, &v->clock_shift);
 	tsc_offset_set(v, v->cpu->tsc_offset);
 	return 0;

@@ -11,6 +11,7 @@
 static void init_control_block(struct control_block *ctl)
 {
 	ctl->tsc_multiplier = BIT(48);
+	ctl->timer_deadline = UINT64_MAX;
 	ctl->vapic_gpa = ctl->apic_access_gpa = ctl->posted_gpa = UINT64_MAX;
 }
 

@@ -295,6 +295,7 @@ void put_control(struct translation_unit *u, struct xinsn *x)
 	case KIND_LEAVE: put_leave(u, x); break;
 	case KIND_CLI: put_interrupt_flag(u, false); break;
 	case KIND_STI: put_sti(u, x); break;
+	case KIND_RDTSC: put_rdtsc(u, x); break;
 	case KIND_LOOP: put_loop_back(u, x); u->ended = u->loop.always; break;
 	}
 }

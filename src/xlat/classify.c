@@ -407,6 +407,8 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		set_rule(x, r->fn, r->flags);
 		if (u->mode & MODE_CPL0 && u->mode & MODE_PROTECTED && !(u->mode & (XMODE_ONE | MODE_STEP)))
 			x->kind = r->fn == rule_cli ? KIND_CLI : r->fn == rule_sti ? KIND_STI : KIND_RULE;
+		if (r->fn == rule_rdtsc && !(u->mode & (XMODE_ONE | MODE_STEP)))
+			x->kind = KIND_RDTSC;
 		return;
 	}
 	if (z->meta.isa_ext == ZYDIS_ISA_EXT_CET || z->meta.isa_ext == ZYDIS_ISA_EXT_SVM || z->meta.isa_ext == ZYDIS_ISA_EXT_SGX || in->mnemonic == ZYDIS_MNEMONIC_UD0 ||
@@ -438,7 +440,7 @@ void unit_check_sti(struct translation_unit *u)
 	struct block *b = u->block;
 	for (unsigned i = 0; i < u->count; i++) {
 		struct xinsn *x = &u->insn[i];
-		if (x->kind != KIND_STI || (i + 1 < u->count && x[1].kind != KIND_RULE))
+		if (x->kind != KIND_STI || (i + 1 < u->count && x[1].kind != KIND_RULE && x[1].kind != KIND_RDTSC))
 			continue;
 		x->kind = KIND_RULE;
 		u->count = b->insns = i + 1;

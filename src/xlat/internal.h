@@ -141,7 +141,7 @@ static inline unsigned jump_cache_index(uint64_t rip) { return rip >> JUMP_CACHE
 
 /* An instruction on its way through the translator. */
 enum insn_kind { KIND_NATIVE, KIND_RULE, KIND_NOP, KIND_LEA, KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET, KIND_JMP_IND, KIND_CALL_IND,
-                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING, KIND_CLI, KIND_STI,
+                 KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_BIT_STRING, KIND_CLI, KIND_STI, KIND_RDTSC,
                  KIND_LOOP /* goes back to the block's own start: loop.c */ };
 enum { RULE_ENDS = 1 };                  /* the rule may change RIP, mode, mapping or code: ends the block */
 
@@ -276,6 +276,8 @@ void put_goto(struct translation_unit *u, uint64_t rip);
 void put_goto_from(struct translation_unit *u, uint8_t *place, uint64_t rip);
 void put_goto_without_windows(struct translation_unit *u, uint64_t rip);
 void put_rule(struct translation_unit *u, struct xinsn *x);
+/* system.c */
+void put_rdtsc(struct translation_unit *u, struct xinsn *x);
 /* stubs.c */
 void stubs_make(struct engine *en);
 /* cache.c */

@@ -27,7 +27,7 @@ static unsigned body_of(const struct translation_unit *u)
 	bool touches_memory = false;
 	for (unsigned i = 0; i < u->count; i++) {
 		const struct xinsn *x = &u->insn[i];
-		if (x->kind == KIND_RULE || x->kind == KIND_STI || x->kind == KIND_CLI)
+		if (x->kind == KIND_RULE || x->kind == KIND_STI || x->kind == KIND_CLI || x->kind == KIND_RDTSC)
 			return 0;
 		touches_memory |= x->in.mem || x->kind == KIND_PUSH || x->kind == KIND_POP;
 		if ((x->kind == KIND_JCC || x->kind == KIND_JMP) && x->target == u->block->rip)

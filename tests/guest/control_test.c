@@ -137,6 +137,18 @@ static void odds(void)
 	CASE(LONG, "LDMXCSR, reserved", GP, 0, 64, "mov dword ptr [0x4000], 0x11f80; " AT "ldmxcsr [0x4000]; hlt");
 	CASE_WITH(LONG3, "RDTSC with TSD at CPL 3", GP, 0, 64, "nop; " AT "rdtsc; hlt", rig->s.cr4 |= CR4_TSD);
 	CASE_WITH(LONG, "RDTSC with TSD at CPL 0", DONE, 0, 64, "rdtsc; rdtscp; hlt", rig->s.cr4 |= CR4_TSD);
+	/* XOR: no flags are live at the RDTSC. */
+	CASE_WITH(LONG3, "RDTSC with TSD at CPL 3, flags dead", GP, 0, 64, "mov eax, 5; " AT "rdtsc; xor ecx, ecx; hlt", rig->s.cr4 |= CR4_TSD);
+	CASE_WITH(LONG3, "RDTSC without TSD at CPL 3, flags dead", DONE, 0, 64, "rdtsc; xor ecx, ecx; hlt", (void)0);
+	VALUE(LONG, "RDTSC clears the upper halves", 64, "mov rax, -1; mov rdx, -1; rdtsc; shr rax, 32; shr rdx, 32; or rax, rdx; hlt", 0, (void)0);
+	VALUE(LONG, "RDTSC keeps flags", 64, "mov ebx, 0x7f; add bl, 1; rdtsc; pushfq; pop rax; and eax, 0x8d5; hlt", 0x890, (void)0);
+	CASE_WITH(LONG3, "RDTSC with TSD at CPL 3, flags live", GP, 0, 64, "mov eax, 5; " AT "rdtsc; adc ecx, ecx; hlt", rig->s.cr4 |= CR4_TSD);
+	VALUE(LONG, "RDTSC goes forward", 64, "rdtsc; shl rdx, 32; lea rbx, [rax + rdx]; rdtsc; shl rdx, 32; add rax, rdx; cmp rax, rbx; setae al;"
+		"movzx eax, al; hlt", 1, (void)0);
+	VALUE(LONG, "RDTSC after a write of the TSC", 64, "mov ecx, 0x10; xor eax, eax; mov edx, 0x50000; wrmsr; rdtsc; xor eax, eax; mov eax, edx; shr eax, 16;"
+		"hlt", 5, (void)0);
+	VALUE(PROT, "RDTSC after a write of the TSC, 32 bits", 32, "mov ecx, 0x10; xor eax, eax; mov edx, 0x50000; wrmsr; rdtsc; xor eax, eax; mov eax, edx;"
+		"shr eax, 16; hlt", 5, (void)0);
 	CASE_WITH(LONG3, "RDTSCP with TSD at CPL 3", GP, 0, 64, "nop; " AT "rdtscp; hlt", rig->s.cr4 |= CR4_TSD);
 	CASE(LONG3, "RDPMC at CPL 3", GP, 0, 64, "xor ecx, ecx; " AT "rdpmc; hlt");
 	CASE(LONG, "RDFSBASE without FSGSBASE", UD, 0, 64, "nop; " AT "rdfsbase rax; hlt");
