@@ -65,6 +65,7 @@ static void unit_emit(struct translation_unit *u)
 		put_poll(u, &u->insn[0]);
 	for (unsigned i = 0; i < u->count; i++) {
 		struct xinsn *x = &u->insn[i];
+		put_replay(u, x->replay_first, x->stack_moved);
 		switch (x->kind) {
 		case KIND_NATIVE: put_native(u, x); break;
 		case KIND_LEA: put_lea_insn(u, x); break;
@@ -75,8 +76,10 @@ static void unit_emit(struct translation_unit *u)
 		if (i + 1 < u->count && may_store_to_device(u, x))
 			put_poll(u, x + 1);
 	}
-	if (!u->ended)
+	if (!u->ended) {
+		put_replay(u, u->replay_last, u->stack_moved_last);
 		put_goto(u, u->insn[u->count - 1].next);
+	}
 	unit_cold(u);
 	b->map = meta_alloc(u->engine, sizeof *b->map * b->nmap);
 	memcpy(b->map, u->map, sizeof *b->map * b->nmap);
@@ -173,6 +176,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	unit_loop(u);
 	unit_liveness(u);
 	unit_windows(u);
+	unit_replay(u);
 	unit_emit(u);
 	b->code_size = u->e.p - en->code;
 	en->code = (uint8_t *)(((uintptr_t)u->e.p + 15) & ~15ull);

@@ -204,7 +204,9 @@ static void put_ret(struct translation_unit *u, struct xinsn *x)
 {
 	struct mem_operand m = put_stack_read(u, x, REG_RSP);
 	put_load_sized(&u->e, stack_bytes(u), H_R13, m);
-	put_sp_add(u, stack_bytes(u) + (x->in.imm_size ? (uint16_t)x->in.imm : 0));
+	int step = stack_bytes(u) + (x->in.imm_size ? (uint16_t)x->in.imm : 0);
+	put_sp_add(u, step);
+	put_replay(u, x->replay, x->stack_moved + step);
 	put_indirect(u, x);
 }
 
@@ -221,6 +223,20 @@ static void put_branch_operand(struct translation_unit *u, struct xinsn *x)
 	put_op_reg(e, code64(u), 0x89, h, H_R13);
 }
 
+static void put_jmp_ind(struct translation_unit *u, struct xinsn *x)
+{
+	put_branch_operand(u, x);
+	put_replay(u, x->replay, x->stack_moved);
+	put_indirect(u, x);
+}
+
+static void put_call_direct(struct translation_unit *u, struct xinsn *x)
+{
+	put_push_constant(u, x, x->next);
+	put_replay(u, x->replay, x->stack_moved - (int)stack_bytes(u));
+	put_goto(u, x->target);
+}
+
 static void put_call_ind(struct translation_unit *u, struct xinsn *x)
 {
 	struct emit *e = &u->e;
@@ -228,6 +244,7 @@ static void put_call_ind(struct translation_unit *u, struct xinsn *x)
 	put_store(e, H_R13, AT(e, next_rip));
 	put_push_constant(u, x, x->next);
 	put_load(e, H_R13, AT(e, next_rip));
+	put_replay(u, x->replay, x->stack_moved - (int)stack_bytes(u));
 	put_indirect(u, x);
 }
 
@@ -286,9 +303,9 @@ void put_control(struct translation_unit *u, struct xinsn *x)
 	case KIND_RULE: put_rule(u, x); u->ended = x->rule_flags & RULE_ENDS; break;
 	case KIND_JCC: put_jcc_exit(u, x); break;
 	case KIND_JMP: put_goto(u, x->target); u->ended = true; break;
-	case KIND_CALL: put_push_constant(u, x, x->next); put_goto(u, x->target); u->ended = true; break;
+	case KIND_CALL: put_call_direct(u, x); u->ended = true; break;
 	case KIND_RET: put_ret(u, x); u->ended = true; break;
-	case KIND_JMP_IND: put_branch_operand(u, x); put_indirect(u, x); u->ended = true; break;
+	case KIND_JMP_IND: put_jmp_ind(u, x); u->ended = true; break;
 	case KIND_CALL_IND: put_call_ind(u, x); u->ended = true; break;
 	case KIND_PUSH: put_push(u, x); break;
 	case KIND_POP: put_pop(u, x); break;

@@ -163,7 +163,10 @@ struct xinsn {
 	uint8_t kind, rule_flags, cc, fpu_class;
 	rule_fn *rule;
 	uint64_t target;                 /* of direct branches */
-	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction */
+	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction, for checks to save */
+	/* replay.c: 1 + number of the instruction to be repeated for its flags: in cold code and at the end of this one; before this one. */
+	uint8_t replay, replay_first;
+	int16_t stack_moved;             /* RSP's distance since that instruction */
 	struct { int8_t gpr; bool read, write; } field[FIELD_COUNT];   /* gpr -1: not a general register */
 	uint32_t used, written;          /* masks of guest registers, hidden operands included */
 	struct window window[WINDOW_PARTS];
@@ -196,10 +199,14 @@ struct translation_unit {
 	unsigned count;
 	bool ended;                      /* last instruction left the block */
 	struct loop loop;
+	uint8_t replay_last;             /* as replay_first, where the block's end is reached */
+	int16_t stack_moved_last;
 	/* cold code to be emitted after the block */
 	struct cold {
 		uint8_t kind;
 		bool flags_saved, write;
+		uint8_t replay;                  /* as in struct xinsn */
+		int16_t stack_moved;
 		int8_t window;                   /* COLD_WINDOW: the register */
 		uint8_t *place;                  /* the jump that leads here */
 		uint64_t rip;
@@ -230,6 +237,10 @@ void unit_check_sti(struct translation_unit *u);
 struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
 const struct rule_binding *rule_find(unsigned mnemonic);
 rule_fn rule_cs_store, rule_simd_unavailable, rule_x87_unavailable, rule_too_long, rule_direction;
+/* replay.c */
+void unit_replay(struct translation_unit *u);
+/* Makes the flags of instruction number replay - 1 again (0: nothing), RSP having moved since. Uses r14. */
+void put_replay(struct translation_unit *u, unsigned replay, int moved);
 /* loop.c */
 void unit_loop(struct translation_unit *u);
 unsigned loop_lane(struct translation_unit *u);
@@ -265,6 +276,7 @@ int host_reg(int guest);                 /* home register, or -1 for those in me
 /* native.c */
 void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_operand *m);
 void put_native(struct translation_unit *u, struct xinsn *x);
+void put_register_form(struct translation_unit *u, const struct xinsn *x);      /* all of whose registers have homes */
 void put_lea_insn(struct translation_unit *u, struct xinsn *x);
 void put_bit_string(struct translation_unit *u, struct xinsn *x);
 int put_guest_reg(struct translation_unit *u, int guest, int scratch);    /* host register holding it; loads into scratch */

@@ -143,7 +143,7 @@ static struct cold *put_check(struct translation_unit *u, const struct xinsn *x,
 	                              .aligned = x->aligned, .x87_wait = x->x87_wait };
 	struct cold *c = &u->cold[u->ncold++];
 	*c = (struct cold){ .place = put_jcc(e, 7), .rip = x->rip, .kind = window == NO_WINDOW ? COLD_ACCESS : COLD_WINDOW, .flags_saved = save,
-	                    .write = write, .site = site, .lane = lane, .size = size, .window = window, .hit = e->p };
+	                    .write = write, .site = site, .replay = x->replay, .stack_moved = x->stack_moved, .lane = lane, .size = size, .window = window, .hit = e->p };
 	if (lane) {
 		if (window != WINDOW_LANE)
 			put_load(e, window == NO_WINDOW ? H_R14 : window, AT_LANE(e, lane, value));
@@ -302,12 +302,14 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 		uint8_t *miss = put_jcc(e, 7);
 		put_saved_flags_back(u, c);
 		c->site->copy = to_rx(en, e->p);
+		put_replay(u, c->replay, c->stack_moved);
 		put_goto_without_windows(u, c->rip);
 		patch_rel32(miss, e->p);
 	}
 	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
 	put_saved_flags_back(u, c);
 	put_store(e, H_R13, AT(e, slow_addr));
+	put_replay(u, c->replay, c->stack_moved);
 	put_mov_imm(e, H_R13, (uintptr_t)c->site);
 	put_jmp_to(e, en->stub_slow);
 	if (c->kind == COLD_WINDOW && c->lane) {                 /* the TLB has the page now */

@@ -368,6 +368,14 @@ static bool put_in_place(struct translation_unit *u, const struct xinsn *x)
 	return true;
 }
 
+void put_register_form(struct translation_unit *u, const struct xinsn *x)
+{
+	struct renaming r;
+	for (int f = 0; f < FIELD_COUNT; f++)
+		r.host[f] = x->field[f].gpr >= 0 ? host_reg(x->field[f].gpr) : -1;
+	put_legacy(&u->e, x, &r, NULL);
+}
+
 /* VZEROUPPER and VZEROALL leave registers 8 to 15 alone outside 64-bit code. */
 static bool put_vzero(struct translation_unit *u, const struct xinsn *x)
 {
