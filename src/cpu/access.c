@@ -234,6 +234,11 @@ struct ram ram_find(struct cpu *cpu, uint64_t addr, unsigned access)
 	return (struct ram){ .host = t.host, .slot = t.host ? t.slot : NULL, .gpa = t.gpa };
 }
 
+uint8_t *ram_known(struct cpu *cpu, uint64_t addr, unsigned access)
+{
+	return entry_host(cpu, addr, 1, access);
+}
+
 uint64_t lin_load(struct cpu *cpu, uint64_t addr, unsigned size, unsigned flags)
 {
 	uint64_t value = 0;

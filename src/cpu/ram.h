@@ -1,4 +1,4 @@
-/* Runs of string elements inside one page of RAM, for string.c and io.c. */
+/* Runs of string elements in RAM, for string.c and io.c. */
 #ifndef ANYKVM_RAM_H
 #define ANYKVM_RAM_H
 
@@ -12,6 +12,8 @@ struct ram {
 
 /* Translates addr under all the rules; may raise. */
 struct ram ram_find(struct cpu *cpu, uint64_t addr, unsigned access);
+/* Where the TLB leads for addr, if it allows the access as it is; NULL: it does not. */
+uint8_t *ram_known(struct cpu *cpu, uint64_t addr, unsigned access);
 static inline void ram_written(struct cpu *cpu, const struct ram *r, int64_t from, unsigned len)
 {
 	if (r->slot)

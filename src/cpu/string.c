@@ -2,7 +2,8 @@
  * cpu/string -- MOVS, STOS, LODS, SCAS, CMPS.
  *
  * Work goes in runs: as many elements as stay in one page on each side and
- * are RAM, done at once; anything else element by element under the general
+ * are RAM (MOVS and STOS: or in pages known to follow one another in the host's
+ * memory), done at once; anything else element by element under the general
  * rules. Registers are brought up to date after each run, so a fault, an exit
  * to a device or an interrupt in the middle finds the state that the manual
  * prescribes, and the instruction simply starts again.
@@ -100,6 +101,20 @@ static struct side side_begin(struct cpu *cpu, const struct insn *insn, enum seg
 	return s;
 }
 
+enum { LONGEST_RUN = 64 << 10 };         /* bytes; interrupts wait for its end */
+
+/* Elements of a run upwards from s on: room, or more where the TLB has the next pages and the host's memory goes on. */
+static uint64_t side_reach(struct cpu *cpu, const struct insn *insn, const struct side *s, const struct ram *r, uint64_t max, unsigned access)
+{
+	uint64_t bytes = PAGE_SIZE_4K - (s->addr & 0xfff), wanted = max < LONGEST_RUN ? max * insn->opsize : LONGEST_RUN;
+
+	if (insn->addrsize != 8 || !cpu_code64(cpu) || cpu->rflags & RFLAGS_DF || r->slot || bytes >= wanted)
+		return s->room;
+	while (bytes < wanted && bytes < LONGEST_RUN && ram_known(cpu, s->addr + bytes, access) == r->host + bytes)
+		bytes += PAGE_SIZE_4K;
+	return bytes / insn->opsize;
+}
+
 static uint64_t element_load(const uint8_t *p, unsigned size)
 {
 	switch (size) {
@@ -180,6 +195,7 @@ static uint64_t run_movs(struct cpu *cpu, const struct insn *insn, uint64_t max,
 		target = ram_find(cpu, to.addr, ACCESS_WRITE);
 	}
 	if (source.host && target.host) {
+		n = least(max, side_reach(cpu, insn, &from, &source, max, ACCESS_READ), side_reach(cpu, insn, &to, &target, max, ACCESS_WRITE));
 		ram_move(cpu, target.host, source.host, n, size);
 		run_written(cpu, &target, n, size);
 	} else {
@@ -202,6 +218,7 @@ static uint64_t run_stos(struct cpu *cpu, const struct insn *insn, uint64_t max,
 		target = ram_find(cpu, to.addr, ACCESS_WRITE);
 	if (target.host) {
 		/* The order of equal stores cannot be seen. */
+		n = least(max, side_reach(cpu, insn, &to, &target, max, ACCESS_WRITE), max);
 		uint8_t *low = cpu->rflags & RFLAGS_DF ? target.host - (n - 1) * size : target.host;
 
 		native_stos(low, cpu->gpr[REG_RAX], n, size);
