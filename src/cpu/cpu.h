@@ -157,7 +157,7 @@ struct cpu {
 	uint64_t tlb_mask;               /* (entries - 1) * sizeof(struct tlb_entry) */
 	uint64_t tlb_key;                /* another one whenever tlb is, or when anything was taken out of it */
 	void **jump_cache;               /* current context's and mode's */
-	uint64_t spill[8];               /* the translator's */
+	uint64_t spill[9];               /* the translator's */
 	uint64_t slow_addr, branch_rip, slow_result;     /* branch_rip: of the last indirect branch, or 0 */
 	uint64_t window[2];              /* the translator's window registers while C code runs */
 	struct segment seg[SEG_COUNT];

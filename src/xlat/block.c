@@ -66,6 +66,8 @@ static void unit_emit(struct translation_unit *u)
 	for (unsigned i = 0; i < u->count; i++) {
 		struct xinsn *x = &u->insn[i];
 		put_replay(u, x->replay_first, x->stack_moved);
+		if (x->keep_flags)
+			put_flags_kept(u);
 		switch (x->kind) {
 		case KIND_NATIVE: put_native(u, x); break;
 		case KIND_LEA: put_lea_insn(u, x); break;

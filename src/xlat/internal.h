@@ -30,7 +30,7 @@ enum { JUMP_CACHE_ENTRIES = 16384, JUMP_CACHE_SHIFT = 2 /* functions are aligned
        CHUNKS = 16 /* of the code cache, at most */, BLOCK_ROOM = 64 << 10 /* most that one block may take, of code and of metadata */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
-enum { SPILL_HOST_RSP = 4, SPILL_TARGET = 5, SPILL_SCRATCH = 6, SPILL_JUMP_MASK = 7 };
+enum { SPILL_HOST_RSP = 4, SPILL_TARGET = 5, SPILL_SCRATCH = 6, SPILL_JUMP_MASK = 7, SPILL_FLAGS = 8 /* RAX of put_flags_saved() */ };
 
 /* cpu->exit_id: why generated code came back to engine_run(). */
 enum { EXITED_NEXT = 0xfffffff0u,        /* go on at next_rip (a rule ended the block) */
@@ -163,9 +163,11 @@ struct xinsn {
 	uint8_t kind, rule_flags, cc, fpu_class;
 	rule_fn *rule;
 	uint64_t target;                 /* of direct branches */
-	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction, for checks to save */
+	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction */
+	bool checks_save;                /* they are in the host's register, for checks to save */
 	/* replay.c: 1 + number of the instruction to be repeated for its flags: in cold code and at the end of this one; before this one. */
 	uint8_t replay, replay_first;
+	bool keep_flags;                 /* REPLAY_KEPT from this instruction on */
 	int16_t stack_moved;             /* RSP's distance since that instruction */
 	struct { int8_t gpr; bool read, write; } field[FIELD_COUNT];   /* gpr -1: not a general register */
 	uint32_t used, written;          /* masks of guest registers, hidden operands included */
@@ -238,6 +240,8 @@ struct rule_binding { uint16_t mnemonic; uint8_t flags; rule_fn *fn; };
 const struct rule_binding *rule_find(unsigned mnemonic);
 rule_fn rule_cs_store, rule_simd_unavailable, rule_x87_unavailable, rule_too_long, rule_direction;
 /* replay.c */
+enum { REPLAY_KEPT = 255 };              /* for the number: the flags are in memory */
+void put_flags_kept(struct translation_unit *u);
 void unit_replay(struct translation_unit *u);
 /* Makes the flags of instruction number replay - 1 again (0: nothing), RSP having moved since. Uses r14. */
 void put_replay(struct translation_unit *u, unsigned replay, int moved);

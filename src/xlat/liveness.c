@@ -16,5 +16,6 @@ void unit_liveness(struct translation_unit *u)
 		else
 			live = (live & ~x->flags_written) | x->flags_read;
 		x->flags_live = live;
+		x->checks_save = live != 0;
 	}
 }

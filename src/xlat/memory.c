@@ -128,7 +128,7 @@ enum { NO_WINDOW = -1, WINDOW_LANE = -2 };
 static struct cold *put_check(struct translation_unit *u, const struct xinsn *x, unsigned size, bool write, int window, unsigned lane)
 {
 	struct emit *e = &u->e;
-	bool save = x->flags_live != 0;
+	bool save = x->checks_save;
 	size_t tag = tag_offset(write);
 	if (save)
 		put_flags_saved(u);

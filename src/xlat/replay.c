@@ -4,6 +4,8 @@
  * (a comparison of registers that still hold the same; a sum whose operands
  * can be had back), checks need not save them: they are made again before the
  * next instruction that has to do with flags, and wherever the block is left.
+ * Where they cannot be made again they are kept in memory meanwhile, if that
+ * spares more than one check the trouble.
  */
 #include "xlat/internal.h"
 
@@ -89,10 +91,20 @@ static bool leaves_by_stack(const struct xinsn *x)
 	return x->kind == KIND_RET || x->kind == KIND_CALL || x->kind == KIND_CALL_IND || x->kind == KIND_JMP_IND;
 }
 
+/* Nothing but its registers and memory: neither leaves the block nor calls a rule. */
+static bool is_plain(const struct xinsn *x)
+{
+	switch (x->kind) {
+	case KIND_NATIVE: case KIND_NOP: case KIND_LEA: case KIND_PUSH: case KIND_POP: case KIND_LEAVE: case KIND_BIT_STRING:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool has_to_do_with_flags(const struct xinsn *x)
 {
-	return x->flags_read || x->flags_written || x->kind == KIND_RULE || x->kind == KIND_STI || x->kind == KIND_CLI || x->kind == KIND_JCC ||
-	       x->kind == KIND_JMP || x->kind == KIND_LOOP;
+	return x->flags_read || x->flags_written || !(is_plain(x) || leaves_by_stack(x));
 }
 
 static bool checks_memory(const struct xinsn *x)
@@ -103,57 +115,97 @@ static bool checks_memory(const struct xinsn *x)
 	       (stack && x->window[WINDOW_STACK].role != WINDOW_MEMBER);
 }
 
-/* The flags of insn[p] are live after it: marks the instructions up to the next one that has to do with flags. */
-static void mark(struct translation_unit *u, unsigned p)
+/* What the flags after an instruction can be had from: source, a number (-1: only by keeping them); RSP's distance since. */
+struct origin { int source, moved; struct making making; };
+
+static bool by_stack(const struct making *m)
 {
-	struct making m = making_of(&u->insn[p]);
-	uint32_t operands = operands_of(&m);
-	bool worth = false, by_stack = operands == 1u << REG_RSP && (m.maker == MAKER_ADD || m.maker == MAKER_SUB);
-	unsigned n = p + 1;
+	return operands_of(m) == 1u << REG_RSP && (m->maker == MAKER_ADD || m->maker == MAKER_SUB);
+}
+
+/* x is neither of those that have to do with flags nor does it end the block: is the origin still good after it? */
+static bool survives(const struct origin *o, const struct xinsn *x)
+{
+	if (o->source < 0)
+		return true;
+	bool moves = by_stack(&o->making) && stack_step(x), stack = x->kind == KIND_PUSH || x->kind == KIND_POP || x->kind == KIND_LEAVE;
+	uint32_t written = x->written | (stack ? 1u << REG_RSP : 0);
+	return !((moves ? written & ~(1u << REG_RSP) : written) & operands_of(&o->making));
+}
+
+/* Up to which instruction, excluded, checks need not save the flags that are live before insn[from]; from: not worth it. */
+static unsigned reach(const struct translation_unit *u, unsigned from, const struct origin *o, bool *leaves)
+{
+	unsigned n = from, checks = 0;
 	for (; n < u->count && !has_to_do_with_flags(&u->insn[n]) && !leaves_by_stack(&u->insn[n]); n++) {
-		const struct xinsn *x = &u->insn[n];
-		uint32_t written = x->written & ~(by_stack && stack_step(x) ? 1u << REG_RSP : 0);
-		if (x->kind == KIND_PUSH || x->kind == KIND_POP || x->kind == KIND_LEAVE)
-			written |= by_stack && stack_step(x) ? 0 : 1u << REG_RSP;
-		if (written & operands || may_signal(x))
-			return;
-		worth |= checks_memory(x);
+		if (!survives(o, &u->insn[n]) || may_signal(&u->insn[n]))
+			return from;
+		checks += checks_memory(&u->insn[n]);
 	}
-	bool leaves = n < u->count && leaves_by_stack(&u->insn[n]);
-	if (leaves && ((operands & 1u << REG_RSP && !by_stack) || u->insn[n].flags_written))
+	*leaves = n < u->count && leaves_by_stack(&u->insn[n]) && !u->insn[n].flags_written;
+	if (n < u->count && leaves_by_stack(&u->insn[n]) && !*leaves)
+		return from;
+	if (*leaves && o->source >= 0 && operands_of(&o->making) & 1u << REG_RSP && !by_stack(&o->making))
+		return from;
+	if (*leaves)
+		checks += checks_memory(&u->insn[n++]);
+	return checks >= (o->source < 0 ? 2 : 1) ? n : from;
+}
+
+/* The flags are live before insn[from]. */
+static void mark(struct translation_unit *u, unsigned from, const struct origin *o)
+{
+	bool leaves = false;
+	unsigned n = reach(u, from, o, &leaves), replay = o->source < 0 ? REPLAY_KEPT : o->source + 1;
+	int moved = o->moved;
+	if (n == from)
 		return;
-	worth |= leaves && checks_memory(&u->insn[n]);
-	if (!worth)
-		return;
-	int step = 0;
-	for (unsigned i = p + 1; i < n + leaves; i++) {
+	u->insn[from].keep_flags = o->source < 0;
+	for (unsigned i = from; i < n; i++) {
 		struct xinsn *x = &u->insn[i];
-		x->flags_live = 0;
-		x->replay = p + 1;
-		x->stack_moved = step;
-		step += stack_step(x);
+		x->checks_save = false;
+		x->replay = replay;
+		x->stack_moved = moved;
+		moved += stack_step(x);
 	}
 	if (leaves)
 		return;
 	if (n < u->count) {
-		u->insn[n].replay_first = p + 1;
-		u->insn[n].stack_moved = step;
+		u->insn[n].replay_first = replay;
+		u->insn[n].stack_moved = moved;
 	} else {
-		u->replay_last = p + 1;
-		u->stack_moved_last = step;
+		u->replay_last = replay;
+		u->stack_moved_last = moved;
 	}
+}
+
+/* Follows the origin of the flags over x. */
+static void follow(struct translation_unit *u, unsigned i, struct origin *o)
+{
+	const struct xinsn *x = &u->insn[i];
+	struct making m = making_of(x);
+	if (m.maker != MAKER_NONE && homes(&m))
+		*o = (struct origin){ (int)i, 0, m };
+	else if (x->flags_written || x->flags_read == RFLAGS_ARITH /* may write some */ || !(is_plain(x) || x->kind == KIND_JCC) || !survives(o, x))
+		*o = (struct origin){ .source = -1 };
+	else
+		o->moved += stack_step(x);
 }
 
 void unit_replay(struct translation_unit *u)
 {
+	struct origin o = { .source = -1 };
 	u->replay_last = 0;
 	if (u->careful || (u->mode & MODE_CODE_MASK) != MODE_CODE64 || params.precise_flags)
 		return;
-	for (unsigned p = 0; p + 1 < u->count; p++) {
-		struct making m = making_of(&u->insn[p]);
-		uint32_t live = u->insn[p + 1].flags_live;
-		if (m.maker != MAKER_NONE && homes(&m) && live && !(live & ~u->insn[p].flags_written))
-			mark(u, p);
+	for (unsigned i = 0; i < u->count; i++) {
+		uint32_t live = u->insn[i].flags_live;
+		struct origin here = o;
+		if (o.source >= 0 && live & ~u->insn[o.source].flags_written)
+			here.source = -1;
+		if (live && (i == 0 || has_to_do_with_flags(&u->insn[i - 1])))
+			mark(u, i, &here);
+		follow(u, i, &o);
 	}
 }
 
@@ -176,11 +228,24 @@ static void put_sum(struct emit *e, const struct making *m, int w, int moved)
 		put_op_reg(e, w, add ? 0x01 : 0x39, from, H_R14);
 }
 
+void put_flags_kept(struct translation_unit *u)
+{
+	put_flags_saved(u);
+	put_store(&u->e, H_RAX, AT_SPILL(&u->e, SPILL_FLAGS));
+	put_load(&u->e, H_RAX, AT_SPILL(&u->e, 0));
+}
+
 void put_replay(struct translation_unit *u, unsigned replay, int moved)
 {
 	struct emit *e = &u->e;
 	if (!replay)
 		return;
+	if (replay == REPLAY_KEPT) {
+		put_store(e, H_RAX, AT_SPILL(e, 0));
+		put_load(e, H_RAX, AT_SPILL(e, SPILL_FLAGS));
+		put_flags_restored(u);
+		return;
+	}
 	const struct xinsn *x = &u->insn[replay - 1];
 	struct making m = making_of(x);
 	int w = x->in.opsize == 8, to = host_reg(m.to);
