@@ -46,7 +46,7 @@ enum step trail_mark(struct cpu *cpu, struct walk *w, const struct paging *p, st
 /* ---- walk_cache.c ---- */
 /* Where a walk for addr may begin: sets *table, t->first, t->last, t->all and t->any. */
 void walk_cache_begin(struct cpu *cpu, const struct walk *w, const struct paging *p, uint64_t addr, uint64_t *table, struct trail *t);
-/* The walk t from root, for addr, has ended well. */
+/* The walk t from root, for addr, has ended well, and its entries are marked accessed. */
 void walk_cache_note(struct cpu *cpu, const struct walk *w, const struct paging *p, uint64_t root, uint64_t addr, const struct trail *t);
 
 /* ---- ept.c ---- */

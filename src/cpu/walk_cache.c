@@ -1,9 +1,9 @@
 /*
  * cpu/walk_cache -- the paging-structure caches: where the last two levels of
  * recent walks were found, and what the levels above had to say. As on a
- * processor, an entry is made only of present entries that are marked
- * accessed, and lives until an instruction that flushes it; a walk from here
- * that fails is made once more from the root.
+ * processor, what is remembered was present and has been marked accessed, and
+ * lives until an instruction that flushes it; a walk from here that fails is
+ * made once more from the root.
  *
  * Entries of the guest's own paging belong to a TLB context, whose number for
  * them (struct tlb_context, walks) changes with every flush; those of EPT to
@@ -71,10 +71,10 @@ void walk_cache_note(struct cpu *cpu, const struct walk *w, const struct paging 
 	unsigned i = t->depth - 1;
 	uint64_t region;
 
-	if (!usable(cpu, w) || i <= t->first || i + 2 < p->levels || !t->last.host || (t->last.all & p->accessed) != p->accessed)
+	if (!usable(cpu, w) || i <= t->first || i + 2 < p->levels || !t->last.host)
 		return;
 	region = region_of(p, i, addr);
 	*place_of(s, p, region) = (struct walk_cached){
 		.tag = tag_of(s, p), .root = root_of(cpu, p, root), .region = region, .table = t->last.table, .host = t->last.host,
-		.all = t->last.all, .any = t->last.any };
+		.all = t->last.all | p->accessed, .any = t->last.any };
 }

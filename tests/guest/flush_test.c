@@ -120,8 +120,14 @@ static void structures(void)
 		"invlpg [0x1000]; bts rsi, 16; mov cr0, rsi;" USE("0x80001000") "hlt", 0x222, remote(rig));
 	CASE_OF("page table exchanged, INVPCID of another PCID", USE(REMOTE) TO_5 "mov dword ptr [0x205000], 0x204003; mov ecx, 1; invpcid rcx, [0x4000];" TO_0
 		USE(REMOTE) "hlt", 0x222, remote(rig); PCIDE);
-	CASE_OF("a page directory entry becomes writable, no flush", "mov rbx, 0x80000000; mov al, [rbx]; mov dword ptr [0x205000], 0x206003; mov byte ptr [rbx + 65], 1;"
+	CASE_OF("a page directory entry becomes writable, no flush", "mov rbx, 0x80000000; mov al, [rbx]; mov al, [rbx + 0x1000]; mov dword ptr [0x205000], 0x206003; mov byte ptr [rbx + 65], 1;"
 		USE(REMOTE) "hlt", 0x10211, remote(rig); rig_poke(rig, 0x205000, 8, 0x206000 | P); rig_poke(rig, OLD + 64, 4, 2));
+	CASE_OF("page table exchanged, no flush, a page absent from the first", "mov rbx, 0x80000000; mov al, [rbx]; mov dword ptr [0x205000], 0x204003;"
+		"mov eax, [rbx + 0x2040]; hlt", 2, remote(rig); rig_poke(rig, OTHER_TABLE + 16, 8, NEW | P | W));
+	CASE_OF("page table exchanged, no flush, a reserved bit in the first", "mov rbx, 0x80000000; mov al, [rbx]; mov dword ptr [0x205000], 0x204003;"
+		"mov eax, [rbx + 0x2040]; hlt", 2, remote(rig); rig_poke(rig, OTHER_TABLE + 16, 8, NEW | P | W); rig_poke(rig, 0x206010, 8, P | 1ull << 51));
+	CASE_OF("accessed flags of the whole way", "mov rbx, 0x80000000; mov al, [rbx]; mov eax, [0x201010]; and eax, [0x205000]; and eax, [0x206000];"
+		"and eax, 0x20; hlt", 0x20, remote(rig));
 	CASE_OF("an absent page becomes present, no flush", "mov rbx, 0x80000000; mov al, [rbx]; mov dword ptr [0x206010], 0x21003; mov eax, [rbx + 0x2040]; hlt", 2,
 		remote(rig));
 	CASE_OF("flags of a page found through a remembered table", "mov rbx, 0x80000000; mov al, [rbx]; mov [rbx + 0x1080], al; mov eax, [0x206008]; and eax, 0x60; hlt",
