@@ -83,7 +83,7 @@ tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST)
 INSN_CHECK = $(strip $(wildcard tests/insn/check.sh) $(INSN_TEST))
 
 check: all images tests
-	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh tests/cli/perf_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
+	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh tests/cli/perf_test.sh tests/cli/stat_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
 		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		$(BOOT_TESTS:%='tests/boot/boot.sh %')

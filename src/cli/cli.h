@@ -13,6 +13,7 @@ enum { EXIT_USAGE = 2, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
 int command_run(int argc, char **argv);
 int command_params(int argc, char **argv);
 int command_doctor(int argc, char **argv);
+int command_stat(int argc, char **argv);
 
 /* One line on stderr, "anykvm: text". Returns status. */
 int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

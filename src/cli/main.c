@@ -19,6 +19,7 @@ static const struct command {
 	const char *arguments, *text;
 } commands[] = {
 	{ "run", command_run, "[OPTIONS] [--] CLIENT [ARGS]", "run a KVM client, such as qemu-system-x86_64, on anykvm" },
+	{ "stat", command_stat, "[--interval SECONDS] [PID]", "print what the vCPUs of a running client have counted" },
 	{ "params", command_params, "", "list the parameters with their current and default values" },
 	{ "doctor", command_doctor, "", "check whether this host can run anykvm" },
 	{ "version", command_version, "", "print the version" },

@@ -18,6 +18,7 @@
 #define ANYKVM_CPU_H
 
 #include "base/base.h"
+#include "base/stats.h"
 #include "cpu/control_block.h"
 #include "cpu/flags.h"
 #include "mem/mem.h"
@@ -235,6 +236,7 @@ struct cpu {
 	void *owner;                     /* struct vcpu of kvm/ */
 	struct engine *engine;           /* xlat/'s */
 	struct tlb_set *tlbs;            /* cpu/tlb.c's */
+	struct stats *stats;             /* never NULL */
 	unsigned index;                  /* APIC id */
 	_Atomic bool running;            /* inside the engine: may hold TLB entries in use */
 	bool exclusive;                  /* no other vCPU runs: a locked instruction crosses pages */
@@ -267,6 +269,8 @@ enum mode_bits {
 	MODE_NO_WAIT = 1 << 16,          /* CR0.MP and CR0.TS: WAIT faults */
 	MODE_BUS_LOCK = 1 << 17,         /* bus locks exit: careful translations */
 };
+
+static inline void cpu_count(struct cpu *cpu, enum stat_id what) { cpu->stats->level[cpu->ctl->non_root][what]++; }
 
 /* ---- life (cpu/state.c) ---- */
 /* Lies at the top of a private stack, zeroed, in reset state. NULL: no memory. */

@@ -16,6 +16,9 @@ enum { CPU_GUARD = 4096, CPU_STACK = 256 * 1024 };
 /* In force until the owner sets its own: intercepts nothing. Never written. */
 static struct control_block ctl_none = { .timer_deadline = UINT64_MAX, .vapic_gpa = ~0ull, .apic_access_gpa = ~0ull };
 
+/* Counts for those who have no owner. */
+static struct stats stats_none;
+
 static size_t cpu_struct_size(void)
 {
 	return (sizeof(struct cpu) + 63) & ~(size_t)63;
@@ -46,6 +49,7 @@ struct cpu *cpu_new(struct mem *mem, const struct cpu_ops *ops, void *owner, uns
 	cpu->owner = owner;
 	cpu->index = index;
 	cpu->ctl = &ctl_none;
+	cpu->stats = &stats_none;
 	cpu->maxphyaddr = 36;
 	cpu->reserved_pa = (BIT(52) - 1) & ~(BIT(36) - 1);
 	if (!tlb_init(cpu)) {

@@ -360,6 +360,7 @@ struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access
 	enum walk_outcome outcome = walk_linear(cpu, &w);
 	struct translation t = { 0 };
 
+	cpu_count(cpu, STAT_tlb_misses);
 	if (outcome != WALK_OK)
 		walk_fail(cpu, &w, outcome);
 	t.gpa = w.pa;

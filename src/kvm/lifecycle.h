@@ -26,8 +26,11 @@ void msr_filter_free(struct vm *vm);
 /* capabilities.c: what KVM_CHECK_EXTENSION says */
 int capability_value(unsigned long cap);
 
-/* stats.c: a descriptor for KVM_GET_STATS_FD, or -errno */
-int stats_fd(const char *id);
+/* stats.c: descriptors for KVM_GET_STATS_FD, or -errno */
+int vm_stats_fd(void);
+int vcpu_stats_fd(struct vcpu *v);
+int vcpu_stats_new(struct vcpu *v);      /* its processor exists. 0 or -errno */
+void vcpu_stats_free(struct vcpu *v);
 
 enum { KVM_MSR_LIST_MAX = 256 };         /* most MSRs in one KVM_GET/SET_MSRS, exclusive */
 

@@ -109,11 +109,15 @@ static void vcpu_sleep(struct vcpu *v, uint32_t seen)
 static int run_engine(struct vcpu *v)
 {
 	struct cpu *cpu = v->cpu;
+	uint64_t *cycles, begin;
 	enum cpu_exit why;
 
 	if (atomic_load(&v->signal_seen) || !coherence_enter(v))
 		return RUN_ON;
+	cycles = &cpu->stats->level[cpu->ctl->non_root][STAT_cycles];    /* the level changes outside the engine only */
+	begin = clock_host_tsc();
 	why = engine_run(cpu);
+	*cycles += clock_host_tsc() - begin;
 	atomic_store(&cpu->running, false);
 	v->replay = false;
 	return exit_handle(v, why);
@@ -328,6 +332,8 @@ long kvm_vcpu_run(struct vcpu *v)
 		sigmask_set(mask);
 	running_vcpu = NULL;
 	report(v);
+	if (r == RUN_EXIT || r == -EINTR)
+		cpu_count(v->cpu, stat_of_exit(r == -EINTR ? KVM_EXIT_INTR : v->run->exit_reason));
 	trace(kvm, "vCPU %u: exit %u (%d) at %#llx", v->id, v->run->exit_reason, r, (unsigned long long)v->cpu->rip);
 	return r;
 }

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include "kvm/lifecycle.h"
 #include "kvm/vcpu.h"
 
 #define VCPU_PAGES 3                     /* kvm_run, port data, coalesced ring (spliced in by api.c) */
@@ -51,6 +52,7 @@ static void processor_free(struct vcpu *v)
 void vcpu_free(struct vcpu *v)
 {
 	timers_put(v->vm, v->vm->by_id[v->id] == v);
+	vcpu_stats_free(v);
 	processor_free(v);
 	if (v->run)
 		munmap(v->run, VCPU_PAGES * PAGE_SIZE_4K);
@@ -88,7 +90,7 @@ static void vcpu_init(struct vcpu *v)
 {
 	bool bsp = v->id == v->vm->bsp_id;
 
-	v->fd_home = -1;
+	v->fd_home = v->stats_fd = -1;
 	v->user_interrupt = -1;
 	v->timer_ns = UINT64_MAX;
 	v->mp_state = bsp || !lapic_in_kernel(v) ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
@@ -119,6 +121,11 @@ static int vcpu_new(struct vm *vm, unsigned id, struct vcpu **out, int *fd)
 	if (r >= 0 && !processor_new(v)) {
 		close(*fd);
 		r = -ENOMEM;
+	}
+	if (r >= 0) {
+		r = vcpu_stats_new(v);
+		if (r < 0)
+			close(*fd);
 	}
 	if (r >= 0 && lapic_in_kernel(v))
 		r = lapic_create(vm->irqchip, id, id == vm->bsp_id);

@@ -79,5 +79,5 @@ long kvm_vcpu_enable_cap(struct vcpu *v, const struct kvm_enable_cap *cap)
 
 long kvm_vcpu_get_stats_fd(struct vcpu *v)
 {
-	return stats_fd("kvm-vcpu");
+	return vcpu_stats_fd(v);
 }

@@ -163,7 +163,7 @@ long vm_set_boot_cpu_id(struct vm *vm, unsigned long id)
 
 long vm_get_stats_fd(struct vm *vm)
 {
-	return stats_fd("kvm-vm");
+	return vm_stats_fd();
 }
 
 /* No device of this interface (VFIO, ...) exists here. */

@@ -17,6 +17,8 @@ struct vcpu {
 	struct vmx_vcpu *vmx;
 	unsigned id;                     /* APIC id = KVM_CREATE_VCPU argument */
 	int fd_home;                     /* our own descriptor of the memfd, for mapping */
+	int stats_fd;                    /* stats.c's memfd, or -1 */
+	void *stats_map;
 	struct kvm_run *run;             /* page 0 of the mapping; page 1: port data */
 	pthread_mutex_t lock;            /* one ioctl at a time, as the kernel's vcpu mutex */
 	_Atomic uint32_t mp_state;       /* KVM_MP_STATE_* */

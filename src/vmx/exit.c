@@ -323,6 +323,7 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e)
 	struct vmexit exit = *e;
 	bool nmi_exit = exit.reason == EXIT_EXCEPTION_NMI && intr_type(exit.intr_info) == EVENT_NMI;
 
+	cpu_count(v->cpu, stat_of_vmexit((uint16_t)exit.reason));
 	if (v->cpu->bus_locked && exit.reason != EXIT_BUS_LOCK)
 		exit.reason |= EXIT_BUS_LOCKED;
 	v->cpu->bus_locked = false;

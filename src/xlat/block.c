@@ -188,7 +188,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	      b->length > 2 ? b->bytes[2] : 0, b->length > 3 ? b->bytes[3] : 0);
 	block_insert(en, b);
 	perfmap_block(en, b);
-	en->stats.blocks++;
-	en->stats.insns += b->insns;
+	cpu_count(en->cpu, STAT_blocks);
+	en->cpu->stats->level[en->cpu->ctl->non_root][STAT_instructions] += b->insns;
 	return b;
 }

@@ -129,7 +129,7 @@ static void chunk_evict(struct engine *en, unsigned n)
 		perfmap_forget(en, blocks[i]);
 		if (blocks[i]->valid) {
 			block_remove(en, blocks[i]);
-			en->stats.evicted++;
+			cpu_count(en->cpu, STAT_evicted);
 		}
 	}
 	memset(en->quick, 0, sizeof en->quick);
@@ -181,7 +181,7 @@ void engine_reset(struct engine *en)
 	en->page_pool_used = 0;
 	chunk_begin(en, 0);
 	en->flush_wanted = false;
-	en->stats.flushes++;
+	cpu_count(en->cpu, STAT_resets);
 	en->turns++;
 	jump_caches_clear(en);
 }
@@ -295,7 +295,7 @@ static void block_remove(struct engine *en, struct block *b)
 void block_kill(struct engine *en, struct block *b)
 {
 	block_remove(en, b);
-	en->stats.invalidated++;
+	cpu_count(en->cpu, STAT_invalidated);
 }
 
 bool block_current(const struct block *b)

@@ -111,11 +111,12 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 {
 	uint64_t addr = cpu->slow_addr, second = (addr | 4095) + 1;
 	struct engine *en = cpu->engine;
-	en->stats.slow++;
+	cpu_count(cpu, STAT_slow_accesses);
 	cpu->rip = site->rip;
 	en->slow_insn.len = site->length;
 	cpu->cur_insn = &en->slow_insn;
 	if (site->window) {
+		cpu_count(cpu, STAT_slow_windows);
 		slow_window(cpu, site);
 		return;
 	}
@@ -124,6 +125,7 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 		be_careful(cpu);
 	check_aligned(cpu, site->aligned, addr, site->size);
 	if ((addr & 4095) + site->size > 4096) {
+		cpu_count(cpu, STAT_slow_crossings);
 		if (!cpu_code64(cpu) && second >> 32)            /* past the limit */
 			be_careful(cpu);
 		if (slow_cross(cpu, site, addr, second))
@@ -137,6 +139,7 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 	if (!is_ram(t))
 		be_careful(cpu);
 	if (site->access & ACCESS_WRITE && atomic_load(mem_slot_code(t.slot, t.gpa))) {
+		cpu_count(cpu, STAT_slow_code_stores);
 		slow_bounce(cpu, site, addr);
 		return;
 	}

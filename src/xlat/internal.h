@@ -134,7 +134,6 @@ struct engine {
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_signal;
 	void (*enter)(struct cpu *cpu, void *code);
-	struct { uint64_t blocks, insns, invalidated, evicted, flushes, slow, links; } stats;
 };
 
 static inline unsigned jump_cache_index(uint64_t rip) { return rip >> JUMP_CACHE_SHIFT & (JUMP_CACHE_ENTRIES - 1); }

@@ -11,7 +11,7 @@ void exit_link(struct engine *en, struct block_exit *x, struct block *target)
 	x->next_incoming = target->incoming;
 	target->incoming = x;
 	patch_rel32(x->place, target->entry);
-	en->stats.links++;
+	cpu_count(en->cpu, STAT_links);
 }
 
 static void exit_forget(struct block_exit *x)

@@ -50,6 +50,7 @@ void *lookup_branch(struct cpu *cpu)
 	struct block *b = params.flush_every ? NULL : known_block(cpu);
 	if (!b)
 		return to_rx(en, en->stub_leave);
+	cpu_count(cpu, STAT_lookups);
 	jump_cache_set(en, b);
 	return to_rx(en, b->entry);
 }
@@ -65,6 +66,7 @@ void *lookup_next(struct cpu *cpu)
 	struct block *b = known_block(cpu);
 	if (!b)
 		return NULL;
+	cpu_count(cpu, STAT_lookups);
 	cpu->rflags &= ~(uint64_t)RFLAGS_RF;
 	cpu->vmexit = (struct vmexit){ 0 };
 	return to_rx(en, b->entry);

@@ -212,6 +212,9 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	cpu->io.next = 0;
 	if (!cpu->fpu_live)
 		fpu_unpark(cpu);
+	cpu_count(cpu, STAT_dispatches);
+	if (mode & XMODE_CAREFUL)
+		cpu_count(cpu, STAT_careful);
 	en->enter(cpu, to_rx(en, b->entry));
 	uint64_t exit_id = cpu->exit_id;
 	if (exit_id == EXITED_SIGNAL)

@@ -78,6 +78,7 @@ static const struct vmx_ops ops = { interrupt_pending, interrupt_ack, l1_tsc, ti
 enum { RAM_SIZE = 0x20000, CURRENT = 0x2000, LIST = 0x3000, VAPIC = 0x4000, BITMAP = 0x5000 };
 static uint8_t ram[RAM_SIZE] __attribute__((aligned(4096)));
 static struct cpu cpu;
+static struct stats stats;
 static struct vmx_vcpu vcpu;
 static struct vmcs12 *const vmcs = &vcpu.vmcs12;
 
@@ -131,7 +132,7 @@ static void start(void)
 	memset(&vcpu, 0, sizeof(vcpu));
 	if (cpu.mem)
 		mem_free(cpu.mem);
-	cpu = (struct cpu){ .mem = mem_new(), .maxphyaddr = 40, .efer = EFER_LMA | EFER_LME, .cr0 = 0x80050033, .rip = 0x111222,
+	cpu = (struct cpu){ .mem = mem_new(), .stats = &stats, .maxphyaddr = 40, .efer = EFER_LMA | EFER_LME, .cr0 = 0x80050033, .rip = 0x111222,
 	                    .nmi_blocked = true };
 	EXPECT(mem_slot_set(cpu.mem, 0, 0, 0, RAM_SIZE, ram) == 0);
 	vcpu.cpu = &cpu;
