@@ -2,28 +2,32 @@
 #include "xlat/internal.h"
 
 /*
- * The way in through the jump cache: cpu->rip must be this block's address.
- * The comparison leaves the flags alone even if this block does not need
- * them, for the slot may have been meant for another one that does.
+ * The way in through the jump cache: r13 must be this block's address. The
+ * comparison leaves the flags alone even if this block does not need them, for
+ * the slot may have been meant for another one that does.
  */
 static void put_indirect_entry(struct translation_unit *u)
 {
 	struct emit *e = &u->e;
 	struct block *b = u->block;
+	int64_t less = -b->rip;
 	b->indirect_entry = e->p;
-	put_store(e, H_RCX, AT_SPILL(e, 0));
-	put_load(e, H_RCX, AT(e, rip));
-	put_mov_imm(e, H_R13, -b->rip);
-	put_lea(e, H_RCX, mem_index(H_RCX, H_R13, 0, 0));
+	put_mov(e, H_R11, H_RCX);
+	if (less == (int32_t)less) {
+		put_lea(e, H_RCX, mem_base(H_R13, less));
+	} else {
+		put_mov_imm(e, H_R14, less);
+		put_lea(e, H_RCX, mem_index(H_R13, H_R14, 0, 0));
+	}
 	put8(e, 0xe3);                                           /* jrcxz: the right block */
 	uint8_t *skip = e->p++;
-	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_mov(e, H_RCX, H_R11);
 	put_jmp_to(e, u->engine->stub_lookup);
 	*skip = e->p - (skip + 1);
-	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_mov(e, H_RCX, H_R11);
 }
 
-/* Leaves, to go on at x, if the poll word is set. */
+/* Leaves, to go on at x, if the poll word is set. No window is open here. */
 static void put_poll(struct translation_unit *u, const struct xinsn *x)
 {
 	struct emit *e = &u->e;
@@ -34,14 +38,14 @@ static void put_poll(struct translation_unit *u, const struct xinsn *x)
 		c->place = put_jcc(e, 5);
 		return;
 	}
-	put_store(e, H_RCX, AT_SPILL(e, 0));
+	put_mov(e, H_R11, H_RCX);
 	put_load32(e, H_RCX, AT(e, poll));
 	put8(e, 0xe3);                                           /* jrcxz: nothing */
 	uint8_t *skip = e->p++;
-	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_mov(e, H_RCX, H_R11);
 	c->place = put_jmp(e);
 	*skip = e->p - (skip + 1);
-	put_load(e, H_RCX, AT_SPILL(e, 0));
+	put_mov(e, H_RCX, H_R11);
 }
 
 /*

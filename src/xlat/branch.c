@@ -2,8 +2,9 @@
  * Control flow, the plain stack, and calls of rules.
  *
  * A direct branch inside the block's page becomes an exit that the dispatcher
- * links by one store. Any other branch puts the guest address into cpu->rip
- * and jumps through the jump cache; the target itself verifies the address.
+ * links by one store. Any other branch puts the guest address into r13 and
+ * jumps through the jump cache; the target itself verifies the address. Window
+ * registers are free at a block's end.
  */
 #include "xlat/internal.h"
 
@@ -35,13 +36,13 @@ void put_goto_without_windows(struct translation_unit *u, uint64_t rip)
 	put_exit_stub(u, put_jmp(&u->e), rip)->extra = XMODE_NO_WINDOWS;
 }
 
-/* Through the jump cache, target known: cpu->rip = rip; jump_cache[rip's low bits]. */
+/* Through the jump cache, target known. r10: as stub_lookup wants it. */
 static void put_far_goto(struct translation_unit *u, uint64_t rip)
 {
 	struct emit *e = &u->e;
-	put_rip(u, rip);
+	put_mov_imm(e, H_R13, rip);
 	if (!cpu_canonical(u->cpu, rip))
-		put_store_imm64(e, AT(e, branch_rip), 0);
+		put_mov_imm(e, H_R10, 0);
 	if (u->mode & XMODE_ONE) {                               /* whoever asked for one instruction wants to see its end */
 		put_jmp_to(e, u->engine->stub_leave);
 		return;
@@ -80,15 +81,14 @@ static void put_indirect(struct translation_unit *u, const struct xinsn *x)
 {
 	struct emit *e = &u->e;
 	if (code64(u))
-		put_store_imm64(e, AT(e, branch_rip), x->rip);
-	put_store(e, H_R13, AT(e, rip));
+		put_mov_imm(e, H_R10, x->rip);
 	if (u->mode & XMODE_ONE) {
 		put_jmp_to(e, u->engine->stub_leave);
 		return;
 	}
-	put_load(e, H_R14, AT(e, jump_cache));
-	put_pext(e, H_R13, H_R13, AT_SPILL(e, SPILL_JUMP_MASK));
-	put_op_mem(e, 0, 0xff, 4, mem_index(H_R14, H_R13, 3, 0));
+	put_load(e, H_R11, AT(e, jump_cache));
+	put_pext(e, H_R14, H_R13, AT_SPILL(e, SPILL_JUMP_MASK));
+	put_op_mem(e, 0, 0xff, 4, mem_index(H_R11, H_R14, 3, 0));
 }
 
 static void put_load_sized(struct emit *e, unsigned size, int reg, struct mem_operand m)

@@ -132,7 +132,7 @@ struct engine {
 	uint64_t dispatches;
 	uint64_t turns;                  /* grows whenever blocks are forgotten by the chunk */
 	/* stubs, writable mapping */
-	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_signal;
+	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_unknown, *stub_signal;
 	void (*enter)(struct cpu *cpu, void *code);
 };
 

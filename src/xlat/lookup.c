@@ -49,7 +49,7 @@ void *lookup_branch(struct cpu *cpu)
 	struct engine *en = cpu->engine;
 	struct block *b = params.flush_every ? NULL : known_block(cpu);
 	if (!b)
-		return to_rx(en, en->stub_leave);
+		return to_rx(en, en->stub_unknown);
 	cpu_count(cpu, STAT_lookups);
 	jump_cache_set(en, b);
 	return to_rx(en, b->entry);

@@ -149,10 +149,15 @@ static void make_rule_next(struct engine *en, struct emit *e)
 /* The guest registers that C does not keep. */
 static const int8_t caller_saved[] = { H_RCX, H_RDX, H_RSI, H_RDI, H_R8, H_R9 };
 
-/* Jumped to when the jump cache does not know cpu->rip: goes on where lookup_branch() says. */
+/*
+ * Jumped to when the jump cache does not know the guest address in r13: goes on where lookup_branch() says. r10: address of the
+ * indirect branch; that is needed only if r13 is not canonical, and 0 then after a direct branch.
+ */
 static void make_lookup(struct engine *en, struct emit *e)
 {
 	en->stub_lookup = e->p;
+	put_store(e, H_R13, AT(e, rip));
+	put_store(e, H_R10, AT(e, branch_rip));
 	put_store(e, H_RAX, AT_SPILL(e, 0));
 	put_flags_to_ax(e);
 	put_store(e, H_RAX, AT_SPILL(e, 1));
@@ -173,6 +178,9 @@ static void make_lookup(struct engine *en, struct emit *e)
 static void make_exit(struct engine *en, struct emit *e)
 {
 	en->stub_leave = e->p;
+	put_store(e, H_R13, AT(e, rip));
+	put_store(e, H_R10, AT(e, branch_rip));
+	en->stub_unknown = e->p;
 	put_store_imm32(e, AT(e, exit_id), EXITED_LOOKUP);
 	en->stub_exit = e->p;
 	put_save_registers(e);
