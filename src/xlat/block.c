@@ -58,6 +58,9 @@ static bool may_store_to_device(const struct translation_unit *u, const struct x
 	return x->kind == KIND_RULE ? x->in.mem_write || x->rule == rule_pushf : u->careful && x->in.mem_write;
 }
 
+/* A block that only jumps ahead need not look at the poll word: the next one does. */
+static bool jumps_ahead(const struct xinsn *x) { return x->kind == KIND_JMP && x->target > x->rip; }
+
 static void unit_emit(struct translation_unit *u)
 {
 	struct block *b = u->block;
@@ -65,7 +68,7 @@ static void unit_emit(struct translation_unit *u)
 	b->entry = u->e.p;
 	b->map = u->map;
 	put_loop_entry(u);
-	if (!(u->mode & XMODE_ONE))
+	if (!(u->mode & XMODE_ONE) && !jumps_ahead(&u->insn[0]))
 		put_poll(u, &u->insn[0]);
 	for (unsigned i = 0; i < u->count; i++) {
 		struct xinsn *x = &u->insn[i];

@@ -123,6 +123,7 @@ struct engine {
 	int jump_cache;                  /* the current one, or -1 */
 	unsigned jump_sets;              /* of JUMP_CACHE_WAYS, in use */
 	_Atomic unsigned jump_sets_allowed;
+	int jump_cache_recent[2];        /* of supervisor mode and of user mode */
 	struct block *quick[QUICK_ENTRIES];      /* short cut past the hash, by RIP */
 	uint64_t selections;
 	bool flush_wanted;               /* drop everything at the next dispatch */

@@ -119,8 +119,10 @@ void engine_jump_cache_select(struct cpu *cpu, uint64_t context_id)
 	struct engine *en = cpu->engine;
 	if (!en)
 		return;
-	if (en->jump_cache < 0 || !key_is(&en->jump_keys[en->jump_cache], context_id, cpu->mode))
-		en->jump_cache = jump_cache_find(en, context_id, cpu->mode);
+	int *recent = &en->jump_cache_recent[!!(cpu->mode & MODE_CPL3)];
+	if (!key_is(&en->jump_keys[*recent], context_id, cpu->mode) || en->jump_sets != atomic_load_explicit(&en->jump_sets_allowed, memory_order_relaxed))
+		*recent = jump_cache_find(en, context_id, cpu->mode);
+	en->jump_cache = *recent;
 	en->jump_keys[en->jump_cache].selected = ++en->selections;
 	cpu->jump_cache = en->jump_caches[en->jump_cache].target;
 }
