@@ -365,6 +365,83 @@ static void test_unmatched(void)
 	run_matches(GUEST_PROTECTED, matches32_start, matches32_end, STACK + 2);
 }
 
+/* ---- checks of the stack that are made before flags are set ---- */
+
+/* RBP: a page that is absent, or the last 8 bytes of one that is there. EDX: 0 take the loads, 1 jump past them. */
+GUEST_ASM(ahead, 64,
+	"mov $0x12345678, %ebx\n xor %edi, %edi\n"
+	"cmp $1, %edx\n je 1f\n mov (%rbp), %rbx\n mov 8(%rbp), %rcx\n ahead_jc: jc 1f\n hlt\n 1: mov $1, %edi\n hlt\n"
+	".org ahead_start + 0x400\n pop %rax\n pop %rcx\n mov 8(%rsp), %rsi\n mov %cr2, %rdx\n hlt\n");
+enum { AHEAD_LOAD = 12 };                /* offset of the first load */
+
+static struct kvm_regs run_ahead(uint64_t rbp, uint64_t rdx)
+{
+	struct guest g;
+	struct kvm_regs r;
+
+	flow_start(&g, &(struct flow){ 0 });
+	guest_load(&g, ahead);
+	gate_write(&g, 14, GUEST_CODE + 0x400);
+	entry_at(&g, FRAME_A + 0xff8)[0] = 0x1111;
+	entry_at(&g, FRAME_B)[0] = 0x2222;
+	r = guest_regs(&g, 0);
+	r.rbp = rbp;
+	r.rdx = rdx;
+	guest_set_regs(&g, 0, &r);
+	for (int i = 0; i < 2; i++) {            /* the second time with what the first has left in the TLB */
+		r.rip = GUEST_CODE;
+		guest_set_regs(&g, 0, &r);
+		check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	}
+	r = guest_regs(&g, 0);
+	guest_destroy(&g);
+	return r;
+}
+
+static void test_ahead(void)
+{
+	const uint64_t absent = LIN_A + 0x3000, zf = 0x40, cf = 1;
+	struct kvm_regs r = run_ahead(absent, 1);
+
+	check_equal(r.rdi, 1);
+	check_equal(r.rbx, 0x12345678);
+	r = run_ahead(absent, 0);                /* the fault comes at the load, with the flags of the comparison */
+	check_equal(r.rdx, absent);
+	check_equal(r.rax, 0);
+	check_equal(r.rcx, GUEST_CODE + AHEAD_LOAD);
+	check_equal(r.rsi & (zf | cf), cf);
+	check_equal(r.rbx, 0x12345678);
+	r = run_ahead(LIN_A + 0xff8, 0);
+	check_equal(r.rbx, 0x1111);
+	check_equal(r.rcx, 0x2222);
+	check_equal(r.rdi, 1);
+	r = run_ahead(LIN_A + 0xff8, 2);
+	check_equal(r.rbx, 0x1111);
+	check_equal(r.rcx, 0x2222);
+	check_equal(r.rdi, 0);
+}
+
+/* Epilogues keep what a function leaves in its flags. */
+GUEST_ASM(epilogues, 64,
+	"xor %ebx, %ebx\n"
+	"1: lea -1(%rbx), %eax\n call 2f\n jc 5f\n jz 4f\n js 5f\n cmp $2, %ebx\n jb 9f\n jmp 6f\n"
+	"4: cmp $1, %ebx\n jne 9f\n jmp 6f\n"
+	"5: test %ebx, %ebx\n jnz 9f\n"
+	"6: inc %ebx\n cmp $500, %ebx\n jb 1b\n 9: hlt\n"
+	"2: push %rbp\n push %r12\n mov %eax, %r12d\n mov $7, %eax\n xor %ebp, %ebp\n cmp $0x7fffffff, %r12d\n ja 3f\n test %r12d, %r12d\n"
+	"   pop %r12\n pop %rbp\n ret\n 3: stc\n pop %r12\n pop %rbp\n ret\n");
+
+static void test_epilogues(void)
+{
+	struct guest g;
+
+	flow_start(&g, &(struct flow){ 0 });
+	guest_load(&g, epilogues);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	check_equal(guest_regs(&g, 0).rbx, ROUNDS);
+	guest_destroy(&g);
+}
+
 int main(void)
 {
 	static const struct guest_test tests[] = {
@@ -377,6 +454,8 @@ int main(void)
 		{ "target made unexecutable or absent", test_forbidden },
 		{ "from page to page in user mode", test_user },
 		{ "calls and returns that do not match", test_unmatched },
+		{ "loads from the stack after a comparison", test_ahead },
+		{ "flags after an epilogue", test_epilogues },
 	};
 
 	return guest_run_tests(tests, sizeof(tests) / sizeof(tests[0]));
