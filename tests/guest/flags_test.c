@@ -153,7 +153,8 @@ static void io_bitmap(void)
 		}
 	CASE_WITH(PROT3, "OUTSB, bitmap before the operand", GP, 0, 32,
 		"mov esi, 0xfffffff0; xor eax, eax; mov ds, eax; " AT "outsb; hlt", (void)0);
-	CASE_WITH(PROT3, "REP OUTSB of nothing asks nobody", DONE, 0, 32, "xor ecx, ecx; rep outsb; hlt", (void)0);
+	CASE_WITH(PROT3, "REP OUTSB of nothing needs the right, too", GP, 0, 32, "xor ecx, ecx; " AT "rep outsb; hlt", (void)0);
+	CASE_WITH(PROT3, "REP OUTSB of nothing asks nobody", DONE, 0, 32, "xor ecx, ecx; rep outsb; hlt", rig->r.rflags |= 0x3000);
 	CASE_WITH(PROT3, "IN, IOPL 3", DONE, 0, 32, "in al, 0x80; hlt", rig->r.rflags |= 0x3000; rig->exit = answer_io);
 	CASE_WITH(PROT3, "16-bit TSS has no bitmap", GP, 0, 32, "nop; " AT "in al, 0x80; hlt", rig->s.tr.type = 3;
 	          rig_poke(rig, RIG_TSS + 2, 2, RIG_STACK0); rig_poke(rig, RIG_TSS + 4, 2, DATA32));
