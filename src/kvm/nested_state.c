@@ -39,6 +39,7 @@ long kvm_vcpu_set_nested_state(struct vcpu *v, void *arg)
 	if (user_read(&b, arg, b.state.size < sizeof(b) ? b.state.size : sizeof(b)) < 0)
 		return -EFAULT;
 	r = vmx_set_nested_state(v->vmx, &b.state);
+	vcpu_l2_restored(v);
 	cpu_mode_update(v->cpu);
 	vcpu_kick(v);
 	return r;

@@ -84,13 +84,18 @@ long kvm_vcpu_get_sregs2(struct vcpu *v, struct kvm_sregs2 *s)
 /* Before KVM_SET_CPUID2 all that there is may be set: everything below bit 22 but LA57, SMXE and what is not offered. */
 #define CR4_WITHOUT_CPUID 0x372fffull
 
+static uint64_t cr4_settable(const struct vcpu *v)
+{
+	return v->cpu->cpuid_count ? cr4_allowed(v->cpu) | vmx_cr4_allowed(v->vmx) : CR4_WITHOUT_CPUID;
+}
+
 static bool sregs_valid(const struct vcpu *v, const struct common *s)
 {
 	const struct cpu *cpu = v->cpu;
 
 	if (s->cr0 >> 32 || (s->cr0 & CR0_PG && !(s->cr0 & CR0_PE)) || (s->cr0 & CR0_NW && !(s->cr0 & CR0_CD)))
 		return false;
-	if (s->cr4 & ~(cpu->cpuid_count ? cr4_allowed(cpu) : CR4_WITHOUT_CPUID))
+	if (s->cr4 & ~cr4_settable(v))
 		return false;
 	if (s->efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_SVME))
 		return false;

@@ -15,6 +15,7 @@ uint64_t vcpu_l1_tsc(struct vcpu *v)
 void tsc_offset_set(struct vcpu *v, int64_t offset)
 {
 	v->cpu->tsc_offset = offset;
+	vmx_tsc_changed(v->vmx);
 	if (v->pv.system_time & 1)
 		vcpu_request(v, REQ_CLOCK);
 }

@@ -7,6 +7,7 @@
  * that intercepts have had their say already.
  */
 #include "kvm/vcpu.h"
+#include "x86/vmx.h"
 
 #define EXCEPTION_TYPE(vector) ((vector) == VEC_BP || (vector) == VEC_OF ? EVENT_SW_EXCEPTION : EVENT_HW_EXCEPTION)
 
@@ -139,10 +140,12 @@ static struct event event_of(const struct kvm_vcpu_events *in)
 /* Under virtual NMIs the blocking is L2's, else the processor's. */
 static void nmi_mask(struct cpu *cpu, bool masked)
 {
-	if (cpu->shadow & SHADOW_NMI && !masked)
-		cpu->shadow &= ~SHADOW_NMI;
-	if (!(cpu->shadow & SHADOW_NMI))
-		cpu->nmi_blocked = masked;
+	bool virtual = cpu->ctl->non_root && cpu->ctl->pin & PIN_VIRTUAL_NMIS;
+
+	cpu->shadow &= ~SHADOW_NMI;
+	if (virtual && masked)
+		cpu->shadow |= SHADOW_NMI;
+	cpu->nmi_blocked = masked && !virtual;
 }
 
 long kvm_vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *in)
@@ -177,9 +180,34 @@ long kvm_vcpu_get_mp_state(struct vcpu *v, struct kvm_mp_state *s)
 {
 	events_accept(v);
 	s->mp_state = v->mp_state;
-	if (s->mp_state == KVM_MP_STATE_RUNNABLE && v->cpu->activity == ACTIVITY_HLT && !v->kicked_by_hypercall)
+	if (s->mp_state != KVM_MP_STATE_RUNNABLE)
+		return 0;
+	if (v->cpu->activity == ACTIVITY_HLT && !v->kicked_by_hypercall)
 		s->mp_state = KVM_MP_STATE_HALTED;
+	else if (v->cpu->activity == ACTIVITY_WAIT_SIPI)         /* L2's; the vCPU itself runs */
+		s->mp_state = KVM_MP_STATE_INIT_RECEIVED;
 	return 0;
+}
+
+/* In L2 the state says what vmcs12's activity says: HLT, wait for SIPI, or else active or shutdown. */
+static void set_l2_state(struct vcpu *v, uint32_t state)
+{
+	struct cpu *cpu = v->cpu;
+
+	if (state == KVM_MP_STATE_HALTED)
+		cpu->activity = ACTIVITY_HLT;
+	else if (state == KVM_MP_STATE_INIT_RECEIVED)
+		cpu->activity = ACTIVITY_WAIT_SIPI;
+	else if (cpu->activity != ACTIVITY_SHUTDOWN)
+		cpu->activity = ACTIVITY_ACTIVE;
+	v->mp_state = KVM_MP_STATE_RUNNABLE;
+}
+
+/* KVM_SET_NESTED_STATE may come before KVM_SET_MP_STATE or after it. */
+void vcpu_l2_restored(struct vcpu *v)
+{
+	if (v->mp_state == KVM_MP_STATE_INIT_RECEIVED && v->cpu->activity == ACTIVITY_WAIT_SIPI)
+		v->mp_state = KVM_MP_STATE_RUNNABLE;
 }
 
 long kvm_vcpu_set_mp_state(struct vcpu *v, const struct kvm_mp_state *s)
@@ -188,6 +216,11 @@ long kvm_vcpu_set_mp_state(struct vcpu *v, const struct kvm_mp_state *s)
 
 	if (state > KVM_MP_STATE_SIPI_RECEIVED || (!lapic_in_kernel(v) && state != KVM_MP_STATE_RUNNABLE))
 		return -EINVAL;
+	if (vmx_in_l2(v->vmx) && state != KVM_MP_STATE_UNINITIALIZED && state != KVM_MP_STATE_SIPI_RECEIVED) {
+		set_l2_state(v, state);
+		vcpu_kick(v);
+		return 0;
+	}
 	v->cpu->activity = state == KVM_MP_STATE_HALTED ? ACTIVITY_HLT : ACTIVITY_ACTIVE;
 	if (state == KVM_MP_STATE_SIPI_RECEIVED) {
 		v->mp_state = KVM_MP_STATE_INIT_RECEIVED;

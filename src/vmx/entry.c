@@ -110,9 +110,12 @@ static void load_non_register_state(struct vmx_vcpu *v)
 	cpu->nmi_blocked = !virtual_nmis && (blocking & SHADOW_NMI);
 	cpu->activity = vmcs->guest_activity_state;
 	cpu->pending_debug = guest_pending_debug(vmcs);
-	cpu->event = (struct event){ .valid = false };
-	cpu->delivering = (struct event){ .valid = false };
-	cpu->vmexit = (struct vmexit){ .reason = 0 };
+}
+
+static void load_pdptes(struct vmx_vcpu *v, const uint64_t pdpte[4])
+{
+	if (vmcs12_pae_paging(&v->vmcs12))
+		memcpy(v->cpu->pdptr, pdpte, sizeof(v->cpu->pdptr));
 }
 
 static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
@@ -124,8 +127,10 @@ static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
 	load_msrs(v);
 	load_segments(v);
 	load_non_register_state(v);
-	if (vmcs12_pae_paging(vmcs))
-		memcpy(cpu->pdptr, pdpte, sizeof(cpu->pdptr));
+	load_pdptes(v, pdpte);
+	cpu->event = (struct event){ .valid = false };
+	cpu->delivering = (struct event){ .valid = false };
+	cpu->vmexit = (struct vmexit){ .reason = 0 };
 	cpu->gpr[REG_RSP] = vmcs->guest_rsp;
 	cpu->rip = cpu->next_rip = vmcs->guest_rip;
 	cpu->rflags = vmcs->guest_rflags;
@@ -133,14 +138,16 @@ static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
 
 /* ---- event injection ---- */
 
+/* The field stays L1's, but is invalid from here on: it must not be injected again, nor checked, when L2 is restored. */
 static void inject(struct vmx_vcpu *v)
 {
-	const struct vmcs12 *vmcs = &v->vmcs12;
+	struct vmcs12 *vmcs = &v->vmcs12;
 	uint32_t info = vmcs->vm_entry_intr_info_field;   /* checked */
 	bool software = intr_type(info) >= EVENT_SW_INTERRUPT && intr_type(info) <= EVENT_SW_EXCEPTION;
 
 	if (!(info & INTR_INFO_VALID))
 		return;
+	vmcs->vm_entry_intr_info_field = info & ~INTR_INFO_VALID;
 	if (intr_type(info) == INTR_TYPE_OTHER) {
 		v->mtf_pending = true;
 		return;
@@ -217,16 +224,17 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch)
 
 /* ---- a restored L2 ---- */
 
-int vmx_resume_l2(struct vmx_vcpu *v)
+void vmx_resume_l2(struct vmx_vcpu *v)
 {
+	uint64_t pdpte[4];
+
 	vmx_merge(v);
+	load_non_register_state(v);
+	if (v->vmcs02.secondary & SECONDARY_EPT && fetch_pdptes(v, pdpte))
+		load_pdptes(v, pdpte);
+	v->vmcs02.timer_deadline = UINT64_MAX;
 	enter_l2(v);
 	v->pages_pending = true;
-	if (!v->timer_active)
-		vmx_timer_start(v);
-	else
-		vmx_timer_resume(v);
-	return 0;
 }
 
 bool vmx_resume_pages(struct vmx_vcpu *v)
@@ -235,6 +243,10 @@ bool vmx_resume_pages(struct vmx_vcpu *v)
 
 	v->pages_pending = false;
 	vmx_virtual_interrupts_begin(v);
+	if (v->timer_active)
+		vmx_timer_resume(v);
+	else
+		vmx_timer_start(v);
 	/* Not before: the client sets the vCPU's events after the nested state. */
 	if (v->run_pending)
 		inject(v);

@@ -18,6 +18,12 @@ void vmx_timer_resume(struct vmx_vcpu *v)
 	v->ops->timer(v->cpu, v->timer_deadline);
 }
 
+void vmx_tsc_changed(struct vmx_vcpu *v)
+{
+	if (v->in_l2 && v->timer_active && !v->pages_pending)
+		vmx_timer_resume(v);
+}
+
 /* It ticks when the bit of L1's TSC that its rate names changes, so whole ticks are counted. */
 void vmx_timer_start(struct vmx_vcpu *v)
 {

@@ -193,7 +193,7 @@ static void save_guest_state(struct vmx_vcpu *v, bool vectoring)
 	vmcs->guest_activity_state = cpu->activity;
 	vmcs->guest_interruptibility_info = saved_interruptibility(v, vectoring);
 	vmcs->guest_pending_dbg_exceptions = saved_pending_debug(cpu, vmcs->guest_interruptibility_info);
-	if (vmcs->vm_exit_controls & VMEXIT_SAVE_PREEMPTION_TIMER)
+	if (vmcs->vm_exit_controls & VMEXIT_SAVE_PREEMPTION_TIMER && v->timer_active)
 		vmcs->vmx_preemption_timer_value = vmx_timer_value(v);
 	vmx_virtual_interrupts_save(v);
 }
@@ -331,7 +331,6 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e)
 	save_exit_information(vmcs, &exit);
 	save_guest_state(v, exit.idt_info & INTR_INFO_VALID);
 	vmcs->guest_rflags = saved_rflags(v->cpu, &exit);
-	vmcs->vm_entry_intr_info_field &= ~INTR_INFO_VALID;
 	vmx_timer_stop(v);
 	if (v->shadow_valid)
 		vmx_shadow_flush(v);

@@ -146,14 +146,19 @@ enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch);
 
 /*
  * KVM_SET_NESTED_STATE with GUEST_MODE: v->vmcs12 (and v->shadow) are loaded
- * and checked; the registers of L2 are the client's business. Builds vmcs02
- * and switches to it without MSR lists and without reading guest memory: what
- * vmcs12 names by address is looked up by vmx_resume_pages() at the next
- * KVM_RUN, which also injects the event of a VM entry that is run_pending. timer_active and
- * timer_deadline are set if the client gave a deadline. 0 or -errno.
+ * and checked; the registers of L2 are the client's business, but what VMX
+ * keeps beside them (activity, interruptibility, pending debug traps, PDPTEs)
+ * is taken from vmcs12. Builds vmcs02 and switches to it without MSR lists and
+ * without reading guest memory. timer_active and timer_deadline are set if the
+ * client gave a deadline.
  */
-int vmx_resume_l2(struct vmx_vcpu *v);
-/* Called by vmx_check_events() while pages_pending: looks those pages up. false: memory is missing. */
+void vmx_resume_l2(struct vmx_vcpu *v);
+/*
+ * Called by vmx_check_events() while pages_pending, in the first KVM_RUN, when
+ * the client has set everything else: looks up the pages that vmcs12 names,
+ * arms the preemption timer, injects the event of a VM entry that is
+ * run_pending. false: memory is missing.
+ */
 bool vmx_resume_pages(struct vmx_vcpu *v);
 
 /* ---- exit.c ---- */

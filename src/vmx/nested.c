@@ -62,6 +62,11 @@ void vmx_cpuid_update(struct vmx_vcpu *v)
 	fix_cr_bits(v, &v->vmcs01);
 }
 
+uint64_t vmx_cr4_allowed(const struct vmx_vcpu *v)
+{
+	return v->offered ? v->caps.cr4_fixed1 : 0;
+}
+
 bool vmx_in_l2(const struct vmx_vcpu *v) { return v->in_l2; }
 bool vmx_in_operation(const struct vmx_vcpu *v) { return v->in_operation; }
 

@@ -111,18 +111,21 @@ static bool load_shadow(struct vmx_vcpu *v, const struct kvm_nested_state *s)
 static int restore_l2(struct vmx_vcpu *v, const struct kvm_nested_state *s)
 {
 	uint64_t qualification;
-	int error = -EINVAL;
 
 	v->run_pending = s->flags & KVM_STATE_NESTED_RUN_PENDING;
 	v->mtf_pending = s->flags & KVM_STATE_NESTED_MTF_PENDING;
 	v->timer_active = s->hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
 	v->timer_deadline = s->hdr.vmx.preemption_timer_deadline;
+	/* Else it is injected long since, and the state that L2 came to need not suit it. */
+	if (!v->run_pending)
+		v->vmcs12.vm_entry_intr_info_field &= ~INTR_INFO_VALID;
 	if (load_shadow(v, s) && vmx_check_controls(v, &v->vmcs12) && vmx_check_host(v, &v->vmcs12) &&
-	    vmx_check_guest(v, &v->vmcs12, &qualification))
-		error = vmx_resume_l2(v);
-	if (error)
-		v->run_pending = v->mtf_pending = v->timer_active = v->shadow_valid = false;
-	return error;
+	    vmx_check_guest(v, &v->vmcs12, &qualification)) {
+		vmx_resume_l2(v);
+		return 0;
+	}
+	v->run_pending = v->mtf_pending = v->timer_active = v->shadow_valid = false;
+	return -EINVAL;
 }
 
 int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state)

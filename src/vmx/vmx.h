@@ -63,12 +63,16 @@ int vmx_feature_msr(uint32_t index, uint64_t *value);
 /* Indices for KVM_GET_MSR_FEATURE_INDEX_LIST. */
 extern const uint32_t vmx_feature_msr_list[];
 extern const unsigned vmx_feature_msr_count;
+/* Bits of CR4 that VMX operation allows; those of first-generation VT-x are more than CPUID says. */
+uint64_t vmx_cr4_allowed(const struct vmx_vcpu *v);
 /* Guest CPUID has changed: whether VMX is offered, CR4 fixed bits. */
 void vmx_cpuid_update(struct vmx_vcpu *v);
 
 /* KVM_GET/SET_NESTED_STATE. user_size: bytes of the client's buffer. Returns 0 or -errno (E2BIG: state->size tells). */
 int vmx_get_nested_state(struct vmx_vcpu *v, struct kvm_nested_state *state, uint32_t user_size);
 int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state);
+/* L1's TSC was written: L2's preemption timer expires at another time. */
+void vmx_tsc_changed(struct vmx_vcpu *v);
 /* Forces the vCPU out of VMX operation (FEATURE_CONTROL written 0 by the client, SET_NESTED_STATE, reset). */
 void vmx_leave(struct vmx_vcpu *v);
 

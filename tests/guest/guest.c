@@ -5,8 +5,10 @@
 #include <sys/mman.h>
 #include "guest.h"
 #include "kvm/api.h"
+#include "machine.h"
 
 int failures;
+static int moves_left;                   /* ANYKVM_TEST_MOVES */
 
 int guest_ioctl(int fd, unsigned long request, void *arg)
 {
@@ -58,20 +60,28 @@ int guest_add_vcpu(struct guest *g)
 	return i;
 }
 
-void guest_create(struct guest *g, bool irqchip)
+static void vm_create(struct guest *g, bool irqchip)
 {
-	struct kvm_userspace_memory_region slot = { .memory_size = GUEST_MEMORY };
+	struct kvm_userspace_memory_region slot = { .memory_size = GUEST_MEMORY, .userspace_addr = (uintptr_t)g->memory };
 
-	memset(g, 0, sizeof(*g));
-	signals_install();
-	g->system = anykvm_open(0);
 	g->vm = guest_ioctl(g->system, KVM_CREATE_VM, NULL);
 	if (irqchip)
 		guest_ioctl(g->vm, KVM_CREATE_IRQCHIP, NULL);
-	g->memory = mmap(NULL, GUEST_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	slot.userspace_addr = (uintptr_t)g->memory;
 	guest_ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, &slot);
+	g->nvcpus = 0;
+}
+
+void guest_create(struct guest *g, bool irqchip)
+{
+	memset(g, 0, sizeof(*g));
+	signals_install();
+	g->system = anykvm_open(0);
+	g->memory = mmap(NULL, GUEST_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	vm_create(g, irqchip);
 	guest_add_vcpu(g);
+	moves_left = getenv("ANYKVM_TEST_MOVES") ? atoi(getenv("ANYKVM_TEST_MOVES")) : 0;
+	if (moves_left)
+		machine_prepare(g);
 }
 
 static void close_object(int fd)
@@ -80,11 +90,28 @@ static void close_object(int fd)
 	close(fd);
 }
 
+static void vm_close(struct guest *g)
+{
+	size_t size = guest_ioctl(g->system, KVM_GET_VCPU_MMAP_SIZE, NULL);
+
+	for (int i = 0; i < g->nvcpus; i++) {
+		munmap(g->run[i], size);
+		close_object(g->vcpu[i]);
+	}
+	close_object(g->vm);
+}
+
+void guest_new_vm(struct guest *g, bool irqchip, int n)
+{
+	vm_close(g);
+	vm_create(g, irqchip);
+	while (g->nvcpus < n)
+		guest_add_vcpu(g);
+}
+
 void guest_destroy(struct guest *g)
 {
-	for (int i = 0; i < g->nvcpus; i++)
-		close_object(g->vcpu[i]);
-	close_object(g->vm);
+	vm_close(g);
 	close_object(g->system);
 	munmap(g->memory, GUEST_MEMORY);
 }
@@ -171,8 +198,71 @@ void guest_set_regs(struct guest *g, int i, const struct kvm_regs *regs)
 	guest_ioctl(g->vcpu[i], KVM_SET_REGS, (void *)regs);
 }
 
+void guest_no_moves(void)
+{
+	moves_left = 0;
+}
+
+static void step_mode(struct guest *g, int i, bool on)
+{
+	struct kvm_guest_debug d = { .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+
+	guest_ioctl(g->vcpu[i], KVM_SET_GUEST_DEBUG, &d);
+}
+
+/* The client's answer to the last exit is part of no state: it is taken first. */
+static bool answer_taken(struct guest *g, int i)
+{
+	g->run[i]->immediate_exit = 1;
+	int r = anykvm_ioctl(g->vcpu[i], KVM_RUN, NULL);
+
+	g->run[i]->immediate_exit = 0;
+	return r < 0;
+}
+
+/* All of L2's boundaries and those of its entry and exit; of L1's otherwise one in 64. */
+static bool worth_a_move(struct guest *g, int i)
+{
+	static bool was_in_l2;
+	static unsigned steps;
+	union { struct kvm_nested_state s; uint8_t bytes[128 + 2 * 4096]; } n = { .s.size = sizeof(n) };
+	bool in_l2, yes;
+
+	guest_ioctl(g->vcpu[i], KVM_GET_NESTED_STATE, &n);
+	in_l2 = n.s.flags & KVM_STATE_NESTED_GUEST_MODE;
+	yes = in_l2 || was_in_l2 || ++steps % 64 == 0;
+	was_in_l2 = in_l2;
+	return yes;
+}
+
+/* In single steps, with moves between them, until there is an exit for the test or no move is left. */
+static int run_moving(struct guest *g, int i)
+{
+	static unsigned seed;
+
+	if (!answer_taken(g, i))
+		return g->run[i]->exit_reason;
+	while (moves_left > 0) {
+		if (worth_a_move(g, i)) {
+			machine_move(g, ++seed);
+			moves_left--;
+		}
+		step_mode(g, i, true);
+		int r = anykvm_ioctl(g->vcpu[i], KVM_RUN, NULL);
+
+		step_mode(g, i, false);
+		if (r < 0 && errno != EINTR && errno != EAGAIN)
+			return -errno;
+		if (g->run[i]->exit_reason != KVM_EXIT_DEBUG && g->run[i]->exit_reason != KVM_EXIT_INTR)
+			return g->run[i]->exit_reason;
+	}
+	return guest_run(g, i);
+}
+
 int guest_run(struct guest *g, int i)
 {
+	if (moves_left > 0)
+		return run_moving(g, i);
 	for (;;) {
 		if (anykvm_ioctl(g->vcpu[i], KVM_RUN, NULL) >= 0)
 			return g->run[i]->exit_reason;

@@ -34,6 +34,8 @@ struct guest {
 /* With or without in-kernel irqchip; memory at 0; one vCPU with the supported CPUID. */
 void guest_create(struct guest *g, bool irqchip);
 int guest_add_vcpu(struct guest *g);
+/* The same memory in a new VM with n new vCPUs; the old ones are closed. */
+void guest_new_vm(struct guest *g, bool irqchip, int n);
 void guest_destroy(struct guest *g);
 void guest_load_bytes(struct guest *g, uint64_t gpa, const void *bytes, size_t len);
 /* Registers of vCPU i for code at GUEST_CODE. Protected: flat 32-bit. Long: identity-mapped, 2 MiB pages. */
@@ -42,6 +44,8 @@ struct kvm_regs guest_regs(struct guest *g, int i);
 void guest_set_regs(struct guest *g, int i, const struct kvm_regs *regs);
 /* KVM_RUN until it returns; EINTR and EAGAIN are repeated. The exit reason, or -errno. */
 int guest_run(struct guest *g, int i);
+/* With ANYKVM_TEST_MOVES in the environment guest_run() goes in single steps, and moves the guest after each; not from here on. */
+void guest_no_moves(void);
 int guest_ioctl(int fd, unsigned long request, void *arg);       /* ends the test on failure */
 
 extern int failures;

@@ -340,6 +340,7 @@ static void test_nmi_window(void)
 	check_equal(h.gpr[3], 1);                                /* after the handler */
 	check_equal(hv_get(&h, F_guest_rip), HV_L2);
 	hv_set(&h, F_cpu_based_vm_exec_control, hv_get(&h, F_cpu_based_vm_exec_control) & ~(uint64_t)PRIMARY_NMI_WINDOW);
+	guest_no_moves();                /* the thread speaks to this VM */
 	pthread_create(&thread, NULL, send_nmi, &h);
 	check_equal(hv_run(&h), EXIT_EXCEPTION_NMI);             /* a real one */
 	check_equal(hv_get(&h, F_vm_exit_intr_info), NMI_INFO);
@@ -541,6 +542,7 @@ static void test_bitmap_goes(void)
 
 	hv_create_with(&h, 0, asks_twice, (struct hv_controls){ .primary = PRIMARY_IO_BITMAPS });
 	r.userspace_addr = (uintptr_t)room;
+	guest_no_moves();                /* they move one slot */
 	guest_ioctl(h.g.vm, KVM_SET_USER_MEMORY_REGION, &r);
 	hv_set(&h, F_io_bitmap_a, ROOM);
 	hv_set(&h, F_io_bitmap_b, ROOM + 0x1000);
@@ -597,6 +599,8 @@ static void test_client_triple_fault(void)
 		guest_ioctl(h.g.vcpu[0], KVM_SET_VCPU_EVENTS, &e);
 		guest_ioctl(h.g.vcpu[0], KVM_GET_SREGS, &s);
 		s.tr.unusable = i;
+		if (i)
+			guest_no_moves();        /* it could not be restored */
 		guest_ioctl(h.g.vcpu[0], KVM_SET_SREGS, &s);
 		check_equal(guest_run(&h.g, 0), KVM_EXIT_IO);
 		check_equal(h.g.run[0]->io.port, 0xe2);
