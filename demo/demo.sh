@@ -1,17 +1,22 @@
 #!/bin/bash
-# The demonstration: L1 boots on anykvm under unmodified QEMU, loads kvm_intel, and runs unmodified QEMU for L2.
+# The demonstration: L1 boots on anykvm under unmodified QEMU, loads kvm_intel, and runs unmodified QEMU for L2; with
+# DEPTH=3 L2 does the same for L3, and so on.
 # Tells which level does what, and ends with a summary and status 0, or with the level that failed and its log.
-# Environment: CPU SMP MEM (of L1, MEM in MiB) L2CPU L2SMP L2MEM KERNEL_ARGS KVM_ARGS (parameters of L1's kvm_intel)
-# RUN_ARGS (options of anykvm run) TIMEOUT (seconds) OUT (directory of the logs).
+# Environment: DEPTH (the last level, 2) CPU SMP MEM (of L1, MEM in MiB) L2CPU L2SMP L2MEM (L2MEM of the last
+# level) KERNEL_ARGS KVM_ARGS (parameters of the guests' kvm_intel) RUN_ARGS (options of anykvm run) TIMEOUT (seconds)
+# OUT (directory of the logs).
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit
-CPU=${CPU:-host} SMP=${SMP:-1} MEM=${MEM:-1024} TIMEOUT=${TIMEOUT:-300} OUT=${OUT:-build/demo} images=${BUILD:-build}/guest
+DEPTH=${DEPTH:-2}
+[[ $DEPTH =~ ^[2-9]$ ]] || { echo "demo: DEPTH is the last level, 2 to 9" >&2; exit 2; }
+CPU=${CPU:-host} SMP=${SMP:-1} MEM=${MEM:-$((1024 + 512 * (DEPTH - 2)))} TIMEOUT=${TIMEOUT:-300} OUT=${OUT:-build/demo} images=${BUILD:-build}/guest
 append="console=ttyS0 panic=-1 ${KERNEL_ARGS:-quiet} l2cpu=${L2CPU:-host} l2smp=${L2SMP:-1} l2mem=${L2MEM:-256}"
+[ "$DEPTH" = 2 ] || append="$append depth=$DEPTH"
 [ -n "${KVM_ARGS:-}" ] && append="$append kvmargs=${KVM_ARGS// /,}"
 mkdir -p "$OUT"
 for log in l0 l1 l2; do : >"$OUT/$log.log" || exit; done
-pid='' start=${EPOCHREALTIME/./} level=L0 problem='' l1_up='' l2_begin='' l2_up='' done='' parameters=''
+pid='' start=${EPOCHREALTIME/./} level=L0 problem='' l1_up='' begin=() up=() is=() done='' parameters=''
 trap '[ -n "$pid" ] && kill -9 "$pid" 2>/dev/null' EXIT
 trap 'exit 130' INT TERM
 
@@ -24,7 +29,7 @@ fail() {
 	case $level in L0) log=l0.log ;; L1) log=l1.log ;; *) log=l2.log ;; esac
 	echo
 	echo "The demo failed at level $level: $1."
-	echo "Its log: $OUT/$log (all: l0.log has the messages of anykvm and QEMU, l1.log the console of L1, l2.log that of L2)"
+	echo "Its log: $OUT/$log (all: l0.log has the messages of anykvm and QEMU, l1.log the console of L1, l2.log that of L2 and above)"
 	[ $log = l0.log ] || tail -n 4 "$OUT/l0.log" | sed 's/^/  | /'
 	tail -n 8 "$OUT/$log" | sed 's/^/  | /'
 	exit 1
@@ -68,23 +73,24 @@ while [ -z "$problem" ]; do
 	[ $status -ne 0 ] && [ -z "$line" ] && break
 	line=${line//$'\r'/}
 	printf '%s\n' "$line" >>"$OUT/l1.log"
-	[ $level = L2 ] && printf '%s\n' "$line" >>"$OUT/l2.log"
+	[ "${level#L}" -ge 2 ] && printf '%s\n' "$line" >>"$OUT/l2.log"
+	case $line in L[1-9][:-]*) n=${line:1:1} me=L${line:1:1} ;; *) n=0 me=none ;; esac
 	case $line in
-	'L1: user space reached: '*) now; l1_up=$ms l1_is=${line#*reached: }
-		say L1 "user space, $(seconds $ms) s after its start: $l1_is"
+	'L1: user space reached: '*) now; l1_up=$ms is[1]=${line#*reached: }
+		say L1 "user space, $(seconds $ms) s after its start: ${is[1]}"
 		check_library ;;
-	'L1: vendor '*) l1_vendor=${line#L1: vendor }; say L1 "sees a processor by $l1_vendor" ;;
-	'L1: kvm_intel is loaded') say L1 'loads kvm_intel' ;;
-	'L1: kvm_intel '*) parameters="$parameters ${line#L1: kvm_intel }" ;;
-	'L1: starting L2') say L1 "kvm_intel:$parameters"; now; l2_begin=$ms level=L2
-		say L1 "starting L2: qemu-system-x86_64 -accel kvm -cpu ${L2CPU:-host} -smp ${L2SMP:-1}" ;;
-	'L2: user space reached: '*) now; l2_up=$ms l2_is=${line#*reached: }
-		say L2 "user space, $(seconds $((ms - l2_begin))) s after its start: $l2_is" ;;
-	'L2-OK') done=L2; say L2 'says that it is well, and powers off' ;;
-	'L1: QEMU ended with status 0,'*) level=L1; say L1 "L2's QEMU has ended, status 0" ;;
-	'L1: QEMU ended with status '*) problem=${line#L1: } ;;
-	'L1-DONE') [ "$done" = L2 ] && done=all; say L1 'powers off' ;;
-	'L1-FAILED: '*) problem=${line#L1-FAILED: } ;;
+	"$me: user space reached: "*) now; up[n]=$((ms - begin[n])) is[n]=${line#*reached: }
+		say $me "user space, $(seconds ${up[n]}) s after its start: ${is[n]}" ;;
+	"$me: vendor "*) [ "$n" = 1 ] && l1_vendor=${line#*vendor }; say $me "sees a processor by ${line#*vendor }" ;;
+	"$me: kvm_intel is loaded") parameters='' && say $me 'loads kvm_intel' ;;
+	"$me: kvm_intel "*) parameters="$parameters ${line#*kvm_intel }" ;;
+	"$me: starting L"*) say $me "kvm_intel:$parameters"; now; level=L$((n + 1)) begin[n + 1]=$ms
+		say $me "starting $level: qemu-system-x86_64 -accel kvm -cpu ${L2CPU:-host} -smp ${L2SMP:-1}" ;;
+	"L$DEPTH-OK") done=$me; say $me 'says that it is well, and powers off' ;;
+	"$me: QEMU ended with status 0,"*) level=$me; say $me "the QEMU of L$((n + 1)) has ended, status 0" ;;
+	"$me: QEMU ended with status "*) problem=${line#*: } level=$me ;;
+	"$me-DONE") [ "$done" = "L$((n + 1))" ] && done=$me; say $me 'powers off' ;;
+	"$me-FAILED: "*) problem=${line#*FAILED: } level=$me ;;
 	*'KVM: entry failed'* | *'KVM internal error'*) problem=$line ;;
 	*'Kernel panic'*) problem=$line ;;
 	esac
@@ -95,16 +101,17 @@ status=$?
 pid=
 [ -s "$OUT/l1.log" ] || { level=L0; fail "QEMU ended with status $status before L1 said anything"; }
 [ -n "$l1_up" ] || fail 'ended before it reached user space'
-if [ -z "$done" ]; then [ -n "$l2_begin" ] && level=L2; fail 'ended before it reached user space'; fi
-[ "$done" = all ] || fail 'ended without a word'
+[ -n "$done" ] || fail 'ended before it reached user space'
+[ "$done" = L1 ] || fail 'ended without a word'
 level=L0
 [ $status = 0 ] || fail "QEMU ended with status $status"
 say L0 'QEMU has ended, status 0'
-cat <<END
-
-It works: a virtual machine (L2) ran inside a virtual machine (L1), with no help from the processor or from /dev/kvm.
-  L0  anykvm, in user space, on $host_cpu ($host_vendor, $host_vmx; $node)
-  L1  $l1_is, a guest of anykvm; processor by $l1_vendor; up after $(seconds $l1_up) s
-  L2  $l2_is, a guest of L1's KVM; up $(seconds $((l2_up - l2_begin))) s after L1 started it
-Logs: $OUT/l0.log, l1.log, l2.log
-END
+echo
+echo "It works: a virtual machine (L2) ran inside a virtual machine (L1), with no help from the processor or from /dev/kvm."
+[ "$DEPTH" = 2 ] || echo "Inside it, others ran, down to L$DEPTH: each level but the last is a hypervisor to the next."
+echo "  L0  anykvm, in user space, on $host_cpu ($host_vendor, $host_vmx; $node)"
+echo "  L1  ${is[1]}, a guest of anykvm; processor by $l1_vendor; up after $(seconds $l1_up) s"
+for ((n = 2; n <= DEPTH; n++)); do
+	echo "  L$n  ${is[n]}, a guest of L$((n - 1))'s KVM; up $(seconds ${up[n]}) s after L$((n - 1)) started it"
+done
+echo "Logs: $OUT/l0.log, l1.log, l2.log"
