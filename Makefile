@@ -62,7 +62,7 @@ demo:
 
 images: $(IMAGES)
 
-$(IMAGES): scripts/guest-images.sh demo/l1-init demo/l2-init
+$(IMAGES): scripts/guest-images.sh demo/l1-init demo/l2-init demo/beat
 	scripts/guest-images.sh $(@D)
 
 # ---- tests ----
@@ -70,7 +70,8 @@ UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
 GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
-BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp l3
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp depth3 depth3-no-shadow
+MIGRATIONS = savevm live damaged
 
 $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 	@mkdir -p $(@D)
@@ -86,7 +87,15 @@ check: all images tests
 	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh tests/cli/perf_test.sh tests/cli/stat_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
 		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
-		$(BOOT_TESTS:%='tests/boot/boot.sh %')
+		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
+		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %')
+
+# The long ones: many migrations, several processors, four levels.
+check-migration: all images
+	@tests/run.sh $(MIGRATIONS:%='tests/boot/migrate.sh %') 'tests/boot/migrate.sh idle' 'ROUNDS=10 tests/boot/migrate.sh live' \
+		'SMP=2 L2SMP=2 ROUNDS=20 tests/boot/migrate.sh live' 'SMP=2 ROUNDS=10 tests/boot/migrate.sh idle' \
+		'SMP=2 L2SMP=2 tests/boot/migrate.sh savevm' 'CPU=qemu64,+vmx ROUNDS=5 tests/boot/migrate.sh live' \
+		'tests/boot/boot.sh depth4'
 
 # What share of each room's lines and branches the unit and guest tests run.
 COVERAGE = $(BUILD)/coverage
@@ -95,4 +104,4 @@ coverage:
 	@tests/coverage.sh $(COVERAGE) $(UNIT_TESTS:$(BUILD)/%=$(COVERAGE)/%) $(GUEST_TESTS:$(BUILD)/%=$(COVERAGE)/%)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install check-headers clean demo images tests check coverage
+.PHONY: all install check-headers clean demo images tests check coverage check-migration

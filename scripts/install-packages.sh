@@ -2,7 +2,7 @@
 # Installs what building, testing and the demo need, if it is missing. Debian 12; needs root only when something is missing.
 # install-packages.sh peers: what tests compare anykvm with, where it can be had (they are skipped without it).
 set -eu
-packages="gcc make libc6-dev libzydis-dev qemu-system-x86 seabios busybox-static cpio dpkg-dev groff-base"
+packages="gcc make libc6-dev libzydis-dev qemu-system-x86 qemu-utils seabios busybox-static cpio dpkg-dev groff-base"
 [ "${1:-}" = peers ] && packages="bochs bochs-term bochsbios bsdutils"
 missing=
 for p in $packages; do
