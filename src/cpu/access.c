@@ -107,13 +107,13 @@ static unsigned resolve(struct cpu *cpu, uint64_t addr, unsigned size, unsigned 
 
 	check_canonical(cpu, addr);
 	if (size <= first) {
-		p[0] = (struct piece){ tlb_translate(cpu, addr, access), addr, size };
+		p[0] = (struct piece){ tlb_translate_sized(cpu, addr, access, size), addr, size };
 		return 1;
 	}
-	p[0] = (struct piece){ tlb_translate(cpu, addr, access), addr, first };
+	p[0] = (struct piece){ tlb_translate_sized(cpu, addr, access, first), addr, first };
 	addr = next_page(cpu, addr, access);
 	check_canonical(cpu, addr);
-	p[1] = (struct piece){ tlb_translate(cpu, addr, access), addr, size - first };
+	p[1] = (struct piece){ tlb_translate_sized(cpu, addr, access, size - first), addr, size - first };
 	return 2;
 }
 
@@ -229,7 +229,7 @@ struct ram ram_find(struct cpu *cpu, uint64_t addr, unsigned access)
 	if (host)
 		return (struct ram){ .host = host };
 	t = tlb_translate(cpu, addr, access);
-	if (cpu->mode & MODE_WATCH)
+	if (cpu->mode & MODE_WATCH || t.sub_page)
 		return (struct ram){ 0 };
 	return (struct ram){ .host = t.host, .slot = t.host ? t.slot : NULL, .gpa = t.gpa };
 }

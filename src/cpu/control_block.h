@@ -28,6 +28,7 @@ struct control_block {
 	uint64_t ept_caps;                       /* EPT_CAP_* that the guest hypervisor is offered */
 	uint64_t pml_gpa;                        /* L1-physical; the log's index is in 0..511, or the log is full */
 	uint16_t pml_index;
+	uint64_t sppt_gpa;                       /* sub-page permission table, L1-physical */
 	uint64_t ve_info_gpa;                    /* #VE: information area, L1-physical, and what it tells of the EPTP */
 	uint16_t eptp_index;
 	uint64_t vm_functions, eptp_list_gpa;    /* VMFUNC: leaves that are enabled; list of EPT pointers, L1-physical */

@@ -138,6 +138,8 @@ _Noreturn void ept_fail(struct cpu *cpu, const struct walk *w, enum walk_outcome
 		cpu_vmexit(cpu, EXIT_PML_FULL, nmi);
 	cpu->vmexit.gpa = w->fault_gpa;
 	cpu->vmexit.gla = w->linear ? w->addr : 0;
+	if (outcome == WALK_SPP)
+		cpu_vmexit(cpu, EXIT_SPP, w->qualification | nmi);
 	if (outcome == WALK_EPT_MISCONFIG)
 		cpu_vmexit(cpu, EXIT_EPT_MISCONFIG, 0);
 	cpu_vmexit(cpu, EXIT_EPT_VIOLATION, w->qualification | nmi);
@@ -180,6 +182,18 @@ static enum step mark(struct cpu *cpu, struct walk *w, const struct paging *p, s
 
 /* ---- walks ---- */
 
+/* The entries do not permit what is missing: perhaps the sub-page table does. */
+static enum walk_outcome denied(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned missing, bool structure,
+                                const struct trail *t)
+{
+	enum walk_outcome outcome = WALK_EPT_VIOLATION;
+
+	if (missing == ACCESS_WRITE && !structure && spp_eligible(cpu, w, t, gpa))
+		outcome = spp_walk(cpu, w, gpa);
+	w->sub_page = outcome == WALK_OK;
+	return outcome;
+}
+
 /* *rights: what the entries permit; *dirty: the leaf is marked dirty, or needs no mark. */
 static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa, unsigned access, bool structure, uint64_t *pa,
                                   unsigned *rights, bool *dirty)
@@ -203,8 +217,14 @@ static enum walk_outcome ept_walk(struct cpu *cpu, struct walk *w, uint64_t gpa,
 			w->fault_gpa = gpa;
 			return WALK_EPT_MISCONFIG;
 		}
-		if (!w->probe && (access & ~*rights))
-			return violation(cpu, w, gpa, access, structure, t.entry[t.depth - 1], t.all);
+		if (!w->probe && (access & ~*rights)) {
+			enum walk_outcome outcome = denied(cpu, w, gpa, access & ~*rights, structure, &t);
+
+			if (outcome == WALK_EPT_VIOLATION)
+				return violation(cpu, w, gpa, access, structure, t.entry[t.depth - 1], t.all);
+			if (outcome != WALK_OK)
+				return outcome;
+		}
 		if (!w->probe && p->accessed)
 			step = mark(cpu, w, p, &t, gpa, access & ACCESS_WRITE);
 		if (step == STEP_SECOND)

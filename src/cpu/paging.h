@@ -53,6 +53,15 @@ void walk_cache_note(struct cpu *cpu, const struct walk *w, const struct paging 
 
 /* Rules of EPT entries beyond reserved bits. */
 bool ept_entry_bad(const struct cpu *cpu, uint64_t entry, bool leaf);
+/* ---- spp.c ---- */
+
+/* Has the write that EPT denies at the end of the trail a say in the sub-page table? */
+bool spp_eligible(const struct cpu *cpu, const struct walk *w, const struct trail *t, uint64_t gpa);
+/* What the table says: WALK_OK, WALK_EPT_VIOLATION, or WALK_SPP for a table that does not tell. */
+enum walk_outcome spp_walk(struct cpu *cpu, struct walk *w, uint64_t gpa);
+
+/* ---- ept.c ---- */
+
 /* The end of every walk: from w->gpa to w->pa, rights narrowed by EPT's. */
 enum walk_outcome ept_walk_target(struct cpu *cpu, struct walk *w);
 /* Turns what EPT made of an access into #VE or a VM exit. */

@@ -356,14 +356,22 @@ static struct walk walk_of(const struct cpu *cpu, uint64_t addr, unsigned access
 
 struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access)
 {
+	return tlb_translate_sized(cpu, addr, access, 1);
+}
+
+struct translation tlb_translate_sized(struct cpu *cpu, uint64_t addr, unsigned access, unsigned size)
+{
 	struct walk w = walk_of(cpu, addr, access);
-	enum walk_outcome outcome = walk_linear(cpu, &w);
+	enum walk_outcome outcome;
 	struct translation t = { 0 };
 
+	w.size = size;
+	outcome = walk_linear(cpu, &w);
 	cpu_count(cpu, STAT_tlb_misses);
 	if (outcome != WALK_OK)
 		walk_fail(cpu, &w, outcome);
 	t.gpa = w.pa;
+	t.sub_page = w.sub_page;
 	if (unlikely(walk_is_apic_access(cpu, w.pa))) {
 		if (access & ACCESS_EXEC)
 			cpu_vmexit(cpu, EXIT_APIC_ACCESS, (w.pa & 0xfff) | 2 << 12);

@@ -40,6 +40,7 @@ struct translation {
 	uint8_t *host;                   /* of the byte asked for; NULL: no slot (MMIO), or a write to a read-only slot */
 	const struct mem_slot *slot;     /* NULL: MMIO */
 	bool apic_access;                /* the page is ctl's APIC-access page */
+	bool sub_page;                   /* of the page only some parts may be written, this one among them */
 };
 
 /* Creates and frees the set of contexts of a processor. */
@@ -57,6 +58,8 @@ void tlb_share(struct cpu *cpu, unsigned vcpus);
  * addr must be canonical (the caller raised #GP or #SS otherwise).
  */
 struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access);
+/* The same for size bytes within a page: what is written by parts of a page is allowed by parts, too. */
+struct translation tlb_translate_sized(struct cpu *cpu, uint64_t addr, unsigned access, unsigned size);
 /* The entry that says of addr what an implicit supervisor access (ACCESS_SUPER) may do, at any CPL. It need not be for addr's page. */
 const struct tlb_entry *tlb_super_entry(struct cpu *cpu, uint64_t addr);
 /* As tlb_translate() without faults, flags or entries: for debuggers and KVM_TRANSLATE. false: not mapped. */

@@ -5,13 +5,14 @@
 #include "cpu/cpu.h"
 #include "x86/vmx.h"
 
-enum walk_outcome { WALK_OK, WALK_PAGE_FAULT, WALK_EPT_VIOLATION, WALK_EPT_MISCONFIG, WALK_PML_FULL,
+enum walk_outcome { WALK_OK, WALK_PAGE_FAULT, WALK_EPT_VIOLATION, WALK_EPT_MISCONFIG, WALK_PML_FULL, WALK_SPP,
                     WALK_APIC_ACCESS /* by guest-physical address */ };
 
 struct walk {
 	/* The question. */
 	uint64_t addr;                   /* linear address */
 	unsigned access;                 /* ACCESS_* */
+	unsigned size;                   /* bytes, within a page */
 	bool user;                       /* user-mode access: CPL 3 and not implicit */
 	bool probe;                      /* change nothing: no accessed or dirty flags, no permission checks */
 	bool linear;                     /* the access has a linear address (not a PDPTE load) */
@@ -22,6 +23,7 @@ struct walk {
 	bool dirty;                      /* the page is marked dirty at every level: stores need no walk */
 	bool global;
 	bool user_page, writable_page;   /* U/S and R/W over all levels; both without paging */
+	bool sub_page;                   /* a write that only the sub-page table allows */
 	bool nx_page;                    /* XD at some level */
 	uint8_t shift;                   /* log2 of the guest's page size */
 	/* The failure. */

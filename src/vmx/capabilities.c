@@ -39,6 +39,7 @@ static const struct implemented {
 	{ GROUP(secondary), SECONDARY_VMFUNC, &params.vmfunc },
 	{ GROUP(secondary), SECONDARY_EPT_VE, &params.ept_ve },
 	{ GROUP(secondary), SECONDARY_MBEC, &params.mbec },
+	{ GROUP(secondary), SECONDARY_SPP, &params.spp },
 	{ GROUP(secondary), SECONDARY_DESCRIPTOR_TABLE | SECONDARY_RDTSCP | SECONDARY_WBINVD | SECONDARY_RDRAND |
 	                    SECONDARY_INVPCID | SECONDARY_RDSEED | SECONDARY_XSAVES, NULL },
 	{ GROUP(secondary), SECONDARY_TSC_SCALING, &params.tsc_scaling },
@@ -97,7 +98,7 @@ static struct vmx_controls *group_of(const struct vmx_caps *c, size_t group)
 }
 
 /* Controls that are about EPT, and fail VM entry without it. */
-#define SECONDARY_OF_EPT (SECONDARY_UNRESTRICTED | SECONDARY_PML | SECONDARY_EPT_VE | SECONDARY_MBEC)
+#define SECONDARY_OF_EPT (SECONDARY_UNRESTRICTED | SECONDARY_PML | SECONDARY_EPT_VE | SECONDARY_MBEC | SECONDARY_SPP)
 
 /* Without EPT there is nothing to say of it; the log needs the dirty flags. */
 static void drop_without_ept(struct vmx_caps *c)
@@ -158,6 +159,7 @@ static uint64_t features_of(const struct vmx_caps *c)
 		{ VMCS_FEATURE_BNDCFGS, c->entry.may, VMENTRY_LOAD_BNDCFGS },
 		{ VMCS_FEATURE_BNDCFGS, c->exit.may, VMEXIT_CLEAR_BNDCFGS },
 		{ VMCS_FEATURE_EPT_VE, c->secondary.may, SECONDARY_EPT_VE },
+		{ VMCS_FEATURE_SPP, c->secondary.may, SECONDARY_SPP },
 		{ VMCS_FEATURE_PLE, c->secondary.may, SECONDARY_PLE },
 		{ VMCS_FEATURE_NOTIFY, c->secondary.may, SECONDARY_NOTIFY },
 		{ VMCS_FEATURE_CR3_TARGETS, MISC_CR3_TARGETS(c->misc), ~0u },

@@ -136,8 +136,11 @@ static bool check_ept(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 		REQUIRE(!(secondary & SECONDARY_UNRESTRICTED));
 		REQUIRE(!(secondary & SECONDARY_PML));
 		REQUIRE(!(secondary & SECONDARY_MBEC));
+		REQUIRE(!(secondary & SECONDARY_SPP));
 		return true;
 	}
+	if (secondary & SECONDARY_SPP)
+		REQUIRE(vmx_pa_ok(v, vmcs->sppt_pointer, PAGE_SIZE_4K));
 	if (secondary & SECONDARY_PML)
 		REQUIRE(vmx_pa_ok(v, vmcs->pml_address, PAGE_SIZE_4K));
 	return vmx_eptp_ok(v, vmcs->ept_pointer);

@@ -57,7 +57,7 @@ static bool instruction_intercepted(uint32_t reason)
 
 static bool address_fault(uint32_t reason)
 {
-	return reason == EXIT_EPT_VIOLATION || reason == EXIT_EPT_MISCONFIG || reason == EXIT_APIC_ACCESS || reason == EXIT_PML_FULL;
+	return reason == EXIT_EPT_VIOLATION || reason == EXIT_EPT_MISCONFIG || reason == EXIT_APIC_ACCESS || reason == EXIT_PML_FULL || reason == EXIT_SPP;
 }
 
 /*

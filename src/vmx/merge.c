@@ -33,6 +33,7 @@ static void merge_ept(struct control_block *ctl, const struct vmcs12 *vmcs, cons
 	ctl->ept_caps = caps->ept_vpid;
 	ctl->pml_gpa = vmcs->pml_address;
 	ctl->pml_index = vmcs->guest_pml_index;
+	ctl->sppt_gpa = vmcs->sppt_pointer;
 	ctl->ve_info_gpa = vmcs->ve_info_address;
 	ctl->eptp_index = vmcs->eptp_index;
 	ctl->vm_functions = vmcs->vm_function_control;

@@ -43,7 +43,7 @@ _Noreturn void be_careful(struct cpu *cpu)
 	leave_block(cpu);
 }
 
-static bool is_ram(struct translation t) { return t.host && t.slot && !t.apic_access; }
+static bool is_ram(struct translation t) { return t.host && t.slot && !t.apic_access && !t.sub_page; }
 
 /* Host address of addr if the TLB allows the access without further ado, else NULL. */
 static uint8_t *tlb_hit(const struct cpu *cpu, uint64_t addr, bool write)
@@ -135,7 +135,7 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 		slow_bounce(cpu, site, addr);
 		return;
 	}
-	struct translation t = tlb_translate(cpu, addr, site->access);
+	struct translation t = tlb_translate_sized(cpu, addr, site->access, site->size);
 	if (!is_ram(t))
 		be_careful(cpu);
 	if (site->access & ACCESS_WRITE && atomic_load(mem_slot_code(t.slot, t.gpa))) {
