@@ -80,7 +80,7 @@ $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 $(GUEST_TESTS): tests/guest/guest.c
 
 -include tests/*/*.mk bench/*.mk
-tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST)
+tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST) $(BENCH)/exits
 INSN_CHECK = $(strip $(wildcard tests/insn/check.sh) $(INSN_TEST))
 
 check: all images tests
