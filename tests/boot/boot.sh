@@ -6,15 +6,9 @@ cd "$(dirname "$0")/../.." || exit
 case=${1:?usage: boot.sh CASE}
 build=${BUILD:-build} out=${BUILD:-build}/boot-tests/$case
 mkdir -p "$out"
-tests=0 failures=0
+. tests/tap.sh
+prefix="$case: "
 
-check() { # description, command...
-	local what=$1
-	shift
-	tests=$((tests + 1))
-	if "$@"; then echo "ok $tests - $case: $what"; else failures=$((failures + 1)); echo "not ok $tests - $case: $what"; fi
-}
-skip() { tests=$((tests + 1)); echo "ok $tests - $case: $1 # SKIP $2"; }
 says() { grep -qE -- "$1" "$out/l1.log"; }
 
 # The demo with these settings. Its own checks are that the library is in QEMU, and that /dev/kvm is not open there.
@@ -84,5 +78,4 @@ anykvm-answers)
 	check 'the guest sees anykvm' says '^L1: vendor AnykvmAnykvm,' ;;
 *) echo "boot.sh: there is no case $case" >&2; exit 2 ;;
 esac
-echo "1..$tests"
-exit $((failures != 0))
+finish

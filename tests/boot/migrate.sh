@@ -10,16 +10,11 @@ build=${BUILD:-build} out=${BUILD:-build}/boot-tests/migrate-$case
 cpu=${CPU:-host} smp=${SMP:-1} l2smp=${L2SMP:-1} rounds=${ROUNDS:-3} limit=${LIMIT:-600}
 rm -rf "$out" && mkdir -p "$out" || exit
 exec 2>"$out/shell.err"
-append=${APPEND:-} tests=0 failures=0 pids=()
+append=${APPEND:-} pids=()
+. tests/tap.sh
+prefix="$case: "
 trap 'for p in "${pids[@]}"; do kill -9 "$p" 2>/dev/null; done' EXIT
 
-check() { # description, command...
-	local what=$1
-	shift
-	tests=$((tests + 1))
-	if "$@"; then echo "ok $tests - $case: $what"; else failures=$((failures + 1)); echo "not ok $tests - $case: $what"; return 1; fi
-}
-finish() { echo "1..$tests"; exit $((failures != 0)); }
 skip_all() { echo "ok 1 - $case # SKIP $1"; echo 1..1; exit 0; }
 
 # ---- one QEMU: its console is NAME.log, its monitor a pair of pipes (QMP) ----

@@ -4,15 +4,8 @@ set -u
 export LC_ALL=C
 cd "$(dirname "$0")/../.." || exit
 tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
-tests=0 failures=0
+. tests/tap.sh
 
-check() { # description, command...
-	local what=$1
-	shift
-	tests=$((tests + 1))
-	if "$@"; then echo "ok $tests - $what"; else failures=$((failures + 1)); echo "not ok $tests - $what"; fi
-}
-skip() { tests=$((tests + 1)); echo "ok $tests - $1 # SKIP $2"; }
 status() { local want=$1; shift; "$@" >"$tmp/out" 2>"$tmp/err"; local got=$?; [ "$got" = "$want" ] || { echo "# status $got, not $want"; false; }; }
 prints() { local want=$1; shift; local got; got=$("$@" 2>"$tmp/err"); [ "$got" = "$want" ] || { echo "# \"$got\", not \"$want\""; false; }; }
 silent() { [ ! -s "$1" ]; }
@@ -59,5 +52,4 @@ fi
 check 'make install' status 0 make -s install DESTDIR="$tmp/root" PREFIX=/usr
 check 'the installed command finds its library' prints Y "$tmp/root/usr/bin/anykvm" run -- cat $p/nested
 check 'the manual page is installed' test -s "$tmp/root/usr/share/man/man1/anykvm.1"
-echo "1..$tests"
-exit $((failures != 0))
+finish

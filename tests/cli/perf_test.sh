@@ -6,16 +6,7 @@ export LC_ALL=C
 cd "$(dirname "$0")/../.." || exit
 guest=${BUILD:-build}/guest
 tmp=$(mktemp -d) && trap 'rm -rf "$tmp"; [ -s "$tmp.maps" ] && xargs rm -rf <"$tmp.maps"; rm -f "$tmp.maps"' EXIT
-tests=0 failures=0
-
-check() { # description, command...
-	local what=$1
-	shift
-	tests=$((tests + 1))
-	if "$@"; then echo "ok $tests - $what"; else failures=$((failures + 1)); echo "not ok $tests - $what"; fi
-}
-skip() { tests=$((tests + 1)); echo "ok $tests - $1 # SKIP $2"; }
-finish() { echo "1..$tests"; exit $((failures != 0)); }
+. tests/tap.sh
 
 # Boots L1 (and L2, unless l1only is given) under perf, if there is one to record with. The map is $map. Arguments: options of run.
 boot() {

@@ -6,16 +6,8 @@ cd "$(dirname "$0")/../.." || exit
 guest=${BUILD:-build}/guest
 tmp=$(mktemp -d) && trap 'kill $clients 2>/dev/null; rm -rf "$tmp"' EXIT
 clients= fifos=0
-tests=0 failures=0
+. tests/tap.sh
 
-check() { # description, command...
-	local what=$1
-	shift
-	tests=$((tests + 1))
-	if "$@"; then echo "ok $tests - $what"; else failures=$((failures + 1)); echo "not ok $tests - $what"; fi
-}
-skip() { tests=$((tests + 1)); echo "ok $tests - $1 # SKIP $2"; }
-finish() { echo "1..$tests"; exit $((failures != 0)); }
 status() { local want=$1; shift; "$@" >"$tmp/out" 2>"$tmp/err"; local got=$?; [ "$got" = "$want" ] || { echo "# status $got, not $want"; false; }; }
 said() { grep -q "$1" "$tmp/err" || { sed 's/^/# /' "$tmp/err"; false; }; }
 # Is the counter of level N (1 or 2) above 0 in the last output?
