@@ -3,7 +3,7 @@
 #include "cpu/flags.h"
 #include "hypervisor.h"
 
-enum { CONTROLS_INVALID = 7, UD_INFO = 0x80000306, GP_INFO = 0x80000b0d, SHUTDOWN = 2 };
+enum { UD_INFO = 0x80000306, GP_INFO = 0x80000b0d, SHUTDOWN = 2 };
 
 static uint64_t *quad(struct hv *h, uint64_t gpa) { return (uint64_t *)(h->g.memory + gpa); }
 
@@ -56,9 +56,9 @@ static void test_cr3_target_count(void)
 {
 	/* parameter; what the client takes from VMX_MISC; count; error */
 	static const struct { bool offered; uint64_t taken; unsigned count; uint32_t error; } cases[] = {
-		{ true, 0, 4, 0 }, { true, 0, 5, CONTROLS_INVALID }, { true, 0, ~0u, CONTROLS_INVALID },
-		{ false, 0, 0, 0 }, { false, 0, 1, CONTROLS_INVALID },
-		{ true, 4 << 16, 0, 0 }, { true, 4 << 16, 1, CONTROLS_INVALID },
+		{ true, 0, 4, 0 }, { true, 0, 5, VMXERR_CONTROLS }, { true, 0, ~0u, VMXERR_CONTROLS },
+		{ false, 0, 0, 0 }, { false, 0, 1, VMXERR_CONTROLS },
+		{ true, 4 << 16, 0, 0 }, { true, 4 << 16, 1, VMXERR_CONTROLS },
 	};
 
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
@@ -381,7 +381,7 @@ static void test_not_offered(void)
 			hv_narrow(0x48b, (uint64_t)control << 32);
 		hv_create_with(&h, 0, halts, (struct hv_controls){ .primary = PRIMARY_SECONDARY });
 		hv_set(&h, F_secondary_vm_exec_control, control);
-		check_equal(hv_error(&h), CONTROLS_INVALID);
+		check_equal(hv_error(&h), VMXERR_CONTROLS);
 		if (cases[i / 2].field) {
 			hv_set(&h, cases[i / 2].field, 1);
 			hv_run(&h);

@@ -3,8 +3,7 @@
 #include "cpu/flags.h"
 #include "hypervisor.h"
 
-enum { R = 1, W = 2, X = 4, WB = 6 << 3, XU = 1 << 10, PAGE = 0x200000, CODE = 0x9000, EPTP_BITS = 3 << 3 | 6, ROOT5 = 0x54000,
-       CONTROLS_INVALID = 7 };
+enum { R = 1, W = 2, X = 4, WB = 6 << 3, XU = 1 << 10, PAGE = 0x200000, CODE = 0x9000, EPTP_BITS = 3 << 3 | 6, ROOT5 = 0x54000 };
 enum { LINEAR = 1 << 7, TARGET = 1 << 8, USER = 1 << 9, WRITABLE = 1 << 10, NX = 1 << 11, USER_EXEC = 1 << 6 };
 enum { OK = EXIT_HLT, VIOLATION = EXIT_EPT_VIOLATION, MISCONFIG = EXIT_EPT_MISCONFIG };
 
@@ -113,7 +112,7 @@ static void test_mbec_checks(void)
 			hv_narrow(0x48b, (uint64_t)SECONDARY_MBEC << 32);
 		create(&h, R, true, false);
 		hv_set(&h, F_secondary_vm_exec_control, SECONDARY_MBEC | (i == 2 ? 0 : SECONDARY_EPT));
-		check_equal(hv_error(&h), CONTROLS_INVALID);
+		check_equal(hv_error(&h), VMXERR_CONTROLS);
 		hv_destroy(&h);
 	}
 	params.mbec = true;
@@ -208,7 +207,7 @@ static void test_five_levels_not_offered(void)
 			hv_narrow(0x48c, EPT_CAP_WALK5);
 		create(&h, R, true, false);
 		five_levels(&h);
-		check_equal(hv_error(&h), CONTROLS_INVALID);
+		check_equal(hv_error(&h), VMXERR_CONTROLS);
 		hv_destroy(&h);
 	}
 	params.ept_5level = true;

@@ -315,6 +315,15 @@ uint32_t hv_error(struct hv *h)
 	return h->error;
 }
 
+void hv_check_refused(struct hv *h, uint32_t secondary, enum hv_field field)
+{
+	hv_set(h, F_secondary_vm_exec_control, secondary);
+	check_equal(hv_error(h), VMXERR_CONTROLS);
+	hv_set(h, field, 0);
+	hv_run(h);
+	check_equal(h->g.run[0]->io.port, 0xe1);         /* the VMWRITE failed */
+}
+
 uint32_t hv_skip(struct hv *h)
 {
 	hv_set(h, F_guest_rip, hv_get(h, F_guest_rip) + hv_get(h, F_vm_exit_instruction_len));

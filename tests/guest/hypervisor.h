@@ -48,6 +48,8 @@ uint64_t hv_get(struct hv *h, enum hv_field f);                  /* as VMREAD at
 enum { HV_FAILED = 0xfffffff };
 uint32_t hv_run(struct hv *h);
 uint32_t hv_error(struct hv *h);         /* VM entry that fails: its VM-instruction error, or 0 */
+/* Secondary controls of which one is not offered are refused, and VMWRITE knows no field that belongs to it. */
+void hv_check_refused(struct hv *h, uint32_t secondary, enum hv_field field);
 uint32_t hv_skip(struct hv *h);          /* past the instruction that exited, then hv_run() */
 void hv_take_interrupts(struct hv *h);   /* L1 sets RFLAGS.IF for a moment */
 uint64_t hv_interrupts(struct hv *h);    /* that L1 has taken */

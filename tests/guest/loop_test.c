@@ -6,7 +6,7 @@
 #include "rig.h"
 
 /* Pages of 4 KiB at 1 GiB; page i leads to frame i * 7 mod PAGES. */
-enum { LIN = 0x40000000, PAGES = 32, BYTES = PAGES * 4096, FRAMES = 0x200000, TABLE = 0x112000 };
+enum { LIN = RIG_PAGES, PAGES = 32, BYTES = PAGES * 4096, FRAMES = 0x200000, TABLE = RIG_PAGE_TABLE };
 enum { P = 1, W = 2 };
 
 static uint64_t pte(unsigned page, unsigned flags) { return (FRAMES + page * 7 % PAGES * 4096) | flags; }
@@ -32,11 +32,12 @@ static uint64_t sum(struct rig *rig, unsigned from, unsigned step, unsigned coun
 
 static void start(struct rig *rig)
 {
+	uint64_t *table;
+
 	rig_start(rig, LONG);
-	rig_poke(rig, GUEST_PAGES + 0x1000 + 8, 8, 0x111000 | P | W);
-	rig_poke(rig, 0x111000, 8, TABLE | P | W);
+	table = rig_small_pages(rig);
 	for (unsigned i = 0; i < PAGES; i++)
-		rig_poke(rig, TABLE + i * 8, 8, pte(i, P | W));
+		table[i] = pte(i, P | W);
 	for (unsigned i = 0; i < BYTES; i++)
 		*at(rig, i) = (i * 2654435761u) >> 24;
 	rig_gate(rig, PF, CODE64, 0x8e, 1);

@@ -2,7 +2,7 @@
 #include "base/base.h"
 #include "hypervisor.h"
 
-enum { LOG = 0x50000, FULL = 512, EPT_A = 0x100, EPT_D = 0x200, AD = 0x40, RF = 0x10000, CONTROLS_INVALID = 7 };
+enum { LOG = 0x50000, FULL = 512, EPT_A = 0x100, EPT_D = 0x200, AD = 0x40, RF = 0x10000 };
 
 static uint64_t *quad(struct hv *h, uint64_t gpa) { return (uint64_t *)(h->g.memory + gpa); }
 static uint64_t *pte(struct hv *h, unsigned page) { return quad(h, HV_EPT_TABLE) + page; }
@@ -168,9 +168,9 @@ static void test_checks(void)
 {
 	static const struct { uint64_t address; uint32_t secondary, error; } cases[] = {
 		{ LOG, SECONDARY_EPT | SECONDARY_PML, 0 },
-		{ LOG + 8, SECONDARY_EPT | SECONDARY_PML, CONTROLS_INVALID },
-		{ 1ull << 52, SECONDARY_EPT | SECONDARY_PML, CONTROLS_INVALID },
-		{ LOG, SECONDARY_PML, CONTROLS_INVALID },
+		{ LOG + 8, SECONDARY_EPT | SECONDARY_PML, VMXERR_CONTROLS },
+		{ 1ull << 52, SECONDARY_EPT | SECONDARY_PML, VMXERR_CONTROLS },
+		{ LOG, SECONDARY_PML, VMXERR_CONTROLS },
 		{ LOG + 8, SECONDARY_EPT, 0 },
 	};
 
@@ -198,11 +198,7 @@ static void test_not_offered(void)
 		if (i == 3)
 			hv_narrow(0x48c, EPT_CAP_AD);
 		hv_create_with(&h, HV_WITH_EPT, two, (struct hv_controls){ 0 });
-		hv_set(&h, F_secondary_vm_exec_control, SECONDARY_EPT | SECONDARY_PML);
-		check_equal(hv_error(&h), CONTROLS_INVALID);
-		hv_set(&h, F_pml_address, LOG);
-		hv_run(&h);
-		check_equal(h.g.run[0]->io.port, 0xe1);          /* VMWRITE: no such field */
+		hv_check_refused(&h, SECONDARY_EPT | SECONDARY_PML, F_pml_address);
 		hv_destroy(&h);
 	}
 	params.pml = params.ept_ad = true;

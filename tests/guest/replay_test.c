@@ -5,7 +5,7 @@
  */
 #include "rig.h"
 
-enum { ARITH = 0x8d5, LIN = 0x40000000, TABLE = 0x112000 };
+enum { ARITH = 0x8d5, LIN = RIG_PAGES, TABLE = RIG_PAGE_TABLE };
 
 #define MAKERS(M) \
 	M("cmp rax, rbx") M("cmp eax, 77") M("cmp al, bl") M("cmp ah, bl") M("cmp ax, bx") M("cmp al, 5") M("cmp rax, -1") M("test rax, rbx") \
@@ -30,11 +30,12 @@ enum { ARITH = 0x8d5, LIN = 0x40000000, TABLE = 0x112000 };
 
 static void start(struct rig *rig, unsigned pages)
 {
+	uint64_t *table;
+
 	rig_start(rig, LONG);
-	rig_poke(rig, GUEST_PAGES + 0x1000 + 8, 8, 0x111003);
-	rig_poke(rig, 0x111000, 8, TABLE | 3);
+	table = rig_small_pages(rig);
 	for (unsigned i = 0; i < pages; i++)
-		rig_poke(rig, TABLE + i * 8, 8, 0x200003 + i * 0x2000);
+		table[i] = 0x200003 + i * 0x2000;
 	rig_poke(rig, RIG_DATA + 0x100, 1, 0xc3);                /* ret */
 	rig_poke(rig, RIG_DATA + 8, 8, RIG_DATA + 0x100);
 	rig_gate(rig, PF, CODE64, 0x8e, 1);

@@ -52,6 +52,15 @@ void rig_gate(struct rig *rig, unsigned vector, uint16_t selector, unsigned acce
 		rig_poke(rig, RIG_IDT + size * vector + 8, 8, 0);
 }
 
+uint64_t *rig_small_pages(struct rig *rig)
+{
+	const uint64_t directory = RIG_PAGE_TABLE - 0x1000;
+
+	rig_poke(rig, GUEST_PAGES + 0x1000 + 8, 8, directory | 3);
+	rig_poke(rig, directory, 8, RIG_PAGE_TABLE | 3);
+	return (uint64_t *)(rig->g.memory + RIG_PAGE_TABLE);
+}
+
 static void gdt_fill(struct rig *rig)
 {
 	rig->gdt = (uint64_t *)(rig->g.memory + RIG_GDT);

@@ -19,7 +19,7 @@ enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC
 /* Where things are. Real and virtual-8086 code runs at 0800:0000, all else at 0x8000 flat. */
 enum { RIG_GDT = 0x500, RIG_GDT_ENTRIES = 64, RIG_IDT = 0x1000, RIG_TSS = 0x2000, RIG_TSS2 = 0x2800, RIG_LDT = 0x2c00,
        RIG_DATA = 0x4000, RIG_IST1 = 0x5800, RIG_STACK0 = 0x6000, RIG_STACK = 0x7000, RIG_CODE = 0x8000, RIG_HANDLERS = 0xa000,
-       RIG_MORE = 0x10000 };
+       RIG_MORE = 0x10000, RIG_PAGES = 0x40000000, RIG_PAGE_TABLE = 0x112000 };
 enum { CODE32 = 0x08, DATA32 = 0x10, CODE64 = 0x18, USER32 = 0x20, USERDATA = 0x28, USER64 = 0x30, CODE16 = 0x38, TSS = 0x40,
        TSS2 = 0x50, LDT = 0x60, DATA16 = 0x70, FREE = 0x80 };    /* FREE: this and later ones are the case's */
 
@@ -61,6 +61,9 @@ uint64_t call_gate(uint16_t selector, uint32_t offset, unsigned access, unsigned
 void rig_gate(struct rig *rig, unsigned vector, uint16_t selector, unsigned access, unsigned ist);
 uint64_t rig_peek(struct rig *rig, uint64_t at, unsigned size);
 void rig_poke(struct rig *rig, uint64_t at, unsigned size, uint64_t value);
+
+/* Small pages at 1 GiB (RIG_PAGES): the 512 entries of their table, for the case to fill. 64-bit modes. */
+uint64_t *rig_small_pages(struct rig *rig);
 
 /* Verdicts. */
 void expect_outcome(struct rig *rig, const char *name, int vector, int64_t error);       /* error ANY: not looked at */

@@ -5,7 +5,7 @@
 #include "rig.h"
 
 /* 64 pages of 4 KiB at 1 GiB. */
-enum { LIN = 0x40000000, PAGES = 64, BYTES = PAGES * 4096, FRAMES = 0x200000, TABLE = 0x112000, P = 1, W = 2 };
+enum { LIN = RIG_PAGES, PAGES = 64, BYTES = PAGES * 4096, FRAMES = 0x200000, TABLE = RIG_PAGE_TABLE, P = 1, W = 2 };
 
 static bool scrambled;
 
@@ -20,11 +20,12 @@ static uint8_t pattern(unsigned i) { return (i * 2654435761u) >> 24; }
 
 static void start(struct rig *rig, unsigned from, unsigned to, uint64_t count)
 {
+	uint64_t *table;
+
 	rig_start(rig, LONG);
-	rig_poke(rig, GUEST_PAGES + 0x1000 + 8, 8, 0x111000 | P | W);
-	rig_poke(rig, 0x111000, 8, TABLE | P | W);
+	table = rig_small_pages(rig);
 	for (unsigned i = 0; i < PAGES; i++)
-		rig_poke(rig, TABLE + i * 8, 8, pte(i, P | W));
+		table[i] = pte(i, P | W);
 	for (unsigned i = 0; i < BYTES; i++)
 		*at(rig, i) = pattern(i);
 	rig_gate(rig, PF, CODE64, 0x8e, 1);

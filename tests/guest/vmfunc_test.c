@@ -2,7 +2,7 @@
 #include "base/base.h"
 #include "hypervisor.h"
 
-enum { LIST = 0x50000, OTHER = 0x52000 /* a second EPT */, OTHER_PAGES = 0x280000, EPTP_BITS = 3 << 3 | 6, CONTROLS_INVALID = 7,
+enum { LIST = 0x50000, OTHER = 0x52000 /* a second EPT */, OTHER_PAGES = 0x280000, EPTP_BITS = 3 << 3 | 6,
        UD_INFO = 0x80000306 };
 #define EPTP (HV_EPT | EPTP_BITS)
 #define EPTP_OTHER (OTHER | EPTP_BITS)
@@ -164,11 +164,11 @@ static void test_checks(void)
 	static const struct { uint64_t functions, list; uint32_t secondary, error; } cases[] = {
 		{ 1, LIST, SECONDARY_EPT | SECONDARY_VMFUNC, 0 },
 		{ 0, LIST + 8, SECONDARY_EPT | SECONDARY_VMFUNC, 0 },
-		{ 1, LIST + 8, SECONDARY_EPT | SECONDARY_VMFUNC, CONTROLS_INVALID },
-		{ 1, 1ull << 52, SECONDARY_EPT | SECONDARY_VMFUNC, CONTROLS_INVALID },
-		{ 2, LIST, SECONDARY_EPT | SECONDARY_VMFUNC, CONTROLS_INVALID },
-		{ 1ull << 63, LIST, SECONDARY_EPT | SECONDARY_VMFUNC, CONTROLS_INVALID },
-		{ 1, LIST, SECONDARY_VMFUNC, CONTROLS_INVALID },
+		{ 1, LIST + 8, SECONDARY_EPT | SECONDARY_VMFUNC, VMXERR_CONTROLS },
+		{ 1, 1ull << 52, SECONDARY_EPT | SECONDARY_VMFUNC, VMXERR_CONTROLS },
+		{ 2, LIST, SECONDARY_EPT | SECONDARY_VMFUNC, VMXERR_CONTROLS },
+		{ 1ull << 63, LIST, SECONDARY_EPT | SECONDARY_VMFUNC, VMXERR_CONTROLS },
+		{ 1, LIST, SECONDARY_VMFUNC, VMXERR_CONTROLS },
 		{ 0, LIST, SECONDARY_VMFUNC, 0 },
 		{ 2, LIST + 8, SECONDARY_EPT, 0 },
 	};
@@ -197,13 +197,9 @@ static void test_not_offered(void)
 		if (i == 2)
 			hv_narrow(0x491, VMFUNC_EPTP_SWITCHING);
 		hv_create_with(&h, HV_WITH_EPT, function, (struct hv_controls){ 0 });
-		hv_set(&h, F_secondary_vm_exec_control, SECONDARY_EPT | SECONDARY_VMFUNC);
 		if (i == 2)
 			hv_set(&h, F_vm_function_control, VMFUNC_EPTP_SWITCHING);
-		check_equal(hv_error(&h), CONTROLS_INVALID);
-		hv_set(&h, F_eptp_list_address, LIST);
-		hv_run(&h);
-		check_equal(h.g.run[0]->io.port, 0xe1);          /* no such field */
+		hv_check_refused(&h, SECONDARY_EPT | SECONDARY_VMFUNC, F_eptp_list_address);
 		hv_destroy(&h);
 	}
 	params.vmfunc = true;
