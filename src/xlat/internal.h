@@ -314,6 +314,12 @@ bool block_current(const struct block *b);       /* bytes unchanged? */
 void *lookup_branch(struct cpu *cpu);
 void *lookup_next(struct cpu *cpu);      /* NULL: leave */
 bool block_linkable(const struct cpu *cpu, const struct block *b);       /* may other blocks jump to it without the dispatcher? */
+/* Host address of code at linear address lin if the TLB has it, else NULL. */
+static inline const uint8_t *exec_host(const struct cpu *cpu, uint64_t lin)
+{
+	const struct tlb_entry *e = tlb_entry_at(cpu->tlb, cpu->tlb_mask, lin);
+	return e->exec_tag == (lin & ~4095ull) ? (const uint8_t *)e->host + (lin & 4095) : NULL;
+}
 uint64_t straddle_page(const struct cpu *cpu, const struct block *b);    /* linear address of a straddling block's second page */
 /* link.c */
 void jump_caches_clear(struct engine *en);

@@ -17,13 +17,6 @@ uint64_t straddle_page(const struct cpu *cpu, const struct block *b)
 	return (cpu_code64(cpu) ? end : (uint32_t)(end + cpu->seg[SEG_CS].base)) & ~4095ull;
 }
 
-/* Host address of code at linear address lin if the TLB has it, else NULL. */
-static const uint8_t *exec_host(const struct cpu *cpu, uint64_t lin)
-{
-	const struct tlb_entry *e = tlb_entry_at(cpu->tlb, cpu->tlb_mask, lin);
-	return e->exec_tag == (lin & ~4095ull) ? (const uint8_t *)e->host + (lin & 4095) : NULL;
-}
-
 /* The block at RIP if it can be entered as things are, else NULL. */
 static struct block *known_block(struct cpu *cpu)
 {

@@ -50,9 +50,9 @@ static const uint8_t *fetch_host(struct cpu *cpu)
 	} else if (!cpu_canonical(cpu, lin)) {
 		cpu_raise_gp(cpu);
 	}
-	struct tlb_entry *e = (struct tlb_entry *)((uint8_t *)cpu->tlb + (lin >> 7 & cpu->tlb_mask));
-	if (likely(e->exec_tag == (lin & ~4095ull)))
-		return (const uint8_t *)e->host + (lin & 4095);
+	const uint8_t *host = exec_host(cpu, lin);
+	if (likely(host))
+		return host;
 	struct translation t = tlb_translate(cpu, lin, ACCESS_EXEC);
 	if (!t.host || !t.slot)
 		cpu_internal_error(cpu, "instruction fetch from MMIO at guest-physical %#llx", (unsigned long long)t.gpa);
@@ -224,9 +224,8 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 		cpu->io.nreads = cpu->io.next = 0;
 	if (unlikely(cpu->ctl->apic_write.valid))
 		vapic_instruction_done(cpu);
-	if (mode & XMODE_ONE) {
+	if (mode & XMODE_ONE)
 		finish_one(cpu, mode, shadow);
-	}
 	return exit_id;
 }
 
