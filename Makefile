@@ -99,9 +99,10 @@ check-migration: all images
 
 # What share of each room's lines and branches the unit and guest tests run.
 COVERAGE = $(BUILD)/coverage
+COVERED = $(patsubst $(BUILD)/%,$(COVERAGE)/%,$(UNIT_TESTS) $(GUEST_TESTS))
 coverage:
-	$(MAKE) -s BUILD=$(COVERAGE) CFLAGS='-O1 -g --coverage -fprofile-update=atomic' $(UNIT_TESTS:$(BUILD)/%=$(COVERAGE)/%) $(GUEST_TESTS:$(BUILD)/%=$(COVERAGE)/%)
-	@tests/coverage.sh $(COVERAGE) $(UNIT_TESTS:$(BUILD)/%=$(COVERAGE)/%) $(GUEST_TESTS:$(BUILD)/%=$(COVERAGE)/%)
+	$(MAKE) -s BUILD=$(COVERAGE) CFLAGS='-O1 -g --coverage -fprofile-update=atomic' $(COVERED)
+	@tests/coverage.sh $(COVERAGE) $(COVERED)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .PHONY: all install check-headers clean demo images tests check coverage check-migration
