@@ -196,16 +196,40 @@ static void collect_operands(struct xinsn *x, const ZydisDecodedInstruction *z, 
 	}
 }
 
-/* A shift or rotate by a count that may be zero keeps the flags then. BSF & co. keep some on some processors. */
-static bool may_keep_flags(const struct xinsn *x)
+/* Double shifts, and shifts and rotates by more than one. */
+static bool shifts_by_count(const struct insn *in)
 {
-	unsigned op = x->in.opcode;
-	if (x->in.map == 0 && (op == 0xd2 || op == 0xd3 || op == 0xc0 || op == 0xc1))
-		return true;
-	if (x->in.map == 1 && (op == 0xa4 || op == 0xa5 || op == 0xac || op == 0xad || op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb ||
-	                       op == 0xba || op == 0xbc || op == 0xbd))
-		return true;
-	return false;
+	unsigned op = in->opcode;
+	if (in->encoding != ENC_LEGACY)
+		return false;
+	return in->map == 0 ? op == 0xd2 || op == 0xd3 || op == 0xc0 || op == 0xc1 : in->map == 1 && (op == 0xa4 || op == 0xa5 || op == 0xac || op == 0xad);
+}
+
+/* Is the count a constant other than 0? RCL and RCR take it modulo 9 or 17, so it may be 0 all the same. */
+static bool shifts_surely(const struct insn *in)
+{
+	bool constant = in->map == 0 ? in->opcode == 0xc0 || in->opcode == 0xc1 : in->opcode == 0xa4 || in->opcode == 0xac;
+	bool through_carry = in->map == 0 && (in->modrm >> 3 & 6) == 2;
+	return constant && !through_carry && in->imm & (in->opsize == 8 ? 63 : 31);
+}
+
+/* BT and its kin, BSF, BSR, TZCNT, LZCNT: processors keep some of the flags that are undefined after them. */
+static bool tests_bits(const struct insn *in)
+{
+	unsigned op = in->opcode;
+	return in->encoding == ENC_LEGACY && in->map == 1 && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xba || op == 0xbc || op == 0xbd);
+}
+
+/* Flags that an instruction may leave as they were are live before it if they are live after it. */
+static void classify_kept_flags(struct xinsn *x, const ZydisDecodedInstruction *z)
+{
+	if (shifts_by_count(&x->in) && !shifts_surely(&x->in)) {
+		x->flags_kept = true;
+		x->flags_written = 0;
+	} else if (tests_bits(&x->in)) {
+		x->flags_kept = true;
+		x->flags_written &= ~z->cpu_flags->undefined;
+	}
 }
 
 static void set_rule(struct xinsn *x, rule_fn *fn, unsigned flags)
@@ -388,8 +412,7 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		x->kind = KIND_NOP;
 		return;
 	}
-	if (may_keep_flags(x))
-		x->flags_written = 0, x->flags_read = RFLAGS_ARITH;
+	classify_kept_flags(x, z);
 	x->fpu_class = is_plain_sse(in->mnemonic) ? FPU_CLASS_NONE : fpu_class_of(in, z);
 	if (x->fpu_class == FPU_CLASS_SIMD && is_mmx_form(z, ops))
 		x->fpu_class = FPU_CLASS_X87;

@@ -164,7 +164,8 @@ struct xinsn {
 	rule_fn *rule;
 	uint64_t target;                 /* of direct branches */
 	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction */
-	bool checks_save;                /* they are in the host's register, for checks to save */
+	bool flags_kept;                 /* may leave some as they were, though it has to do with them */
+	bool checks_save;                /* live ones are in the host's register, for checks to save */
 	/* replay.c: 1 + number of the instruction to be repeated for its flags: in cold code and at the end of this one; before this one. */
 	uint8_t replay, replay_first;
 	bool keep_flags;                 /* REPLAY_KEPT from this instruction on */

@@ -104,7 +104,7 @@ static bool is_plain(const struct xinsn *x)
 
 static bool has_to_do_with_flags(const struct xinsn *x)
 {
-	return x->flags_read || x->flags_written || !(is_plain(x) || leaves_by_stack(x));
+	return x->flags_read || x->flags_written || x->flags_kept || !(is_plain(x) || leaves_by_stack(x));
 }
 
 static bool checks_memory(const struct xinsn *x)
@@ -186,7 +186,7 @@ static void follow(struct translation_unit *u, unsigned i, struct origin *o)
 	struct making m = making_of(x);
 	if (m.maker != MAKER_NONE && homes(&m))
 		*o = (struct origin){ (int)i, 0, m };
-	else if (x->flags_written || x->flags_read == RFLAGS_ARITH /* may write some */ || !(is_plain(x) || x->kind == KIND_JCC) || !survives(o, x))
+	else if (x->flags_written || x->flags_kept || !(is_plain(x) || x->kind == KIND_JCC) || !survives(o, x))
 		*o = (struct origin){ .source = -1 };
 	else
 		o->moved += stack_step(x);

@@ -114,9 +114,34 @@ static void frames(void)
 	MAKERS(M)
 }
 
+#define KEPT(K) \
+	K("shl rdx, cl", ARITH) K("sar dl, cl", ARITH) K("ror edx, cl", ARITH) K("rcl dx, cl", ARITH) K("shl edx, 0", ARITH) K("ror rdx, 64", ARITH) \
+	K("shld rdx, rbx, cl", ARITH) K("shrd edx, ebx, 32", ARITH) K("rcl dl, 9", ARITH & ~0x800) K("rcr dx, 17", ARITH & ~0x800) \
+	K("shr dword ptr [rdi + 32], cl", ARITH) K("rol qword ptr [rdi + 32], 0", ARITH) K("shld [rdi + 32], rbx, cl", ARITH) \
+	K("rol edx, 3", ARITH & ~0x801) K("rol byte ptr [rdi + 32], 8", ARITH & ~0x801) K("inc dword ptr [rdi + 32]", 1)
+
+/* Instructions after which some flags (or all of them, the count being 0) are those of the comparison before. */
+static void kept(void)
+{
+#define K(op, mask) \
+	for (unsigned v = 0; v < sizeof(values) / sizeof(*values); v++) { \
+		struct rig rig; \
+		start(&rig, 2); \
+		rig.r.rax = values[v][0]; \
+		rig.r.rbx = values[v][1]; \
+		rig_run(&rig, CODE(64, "mov edx, 0x55; xor ecx, ecx; cmp rax, rbx; pushfq; pop r9; movq xmm7, r9; cmp rax, rbx;" \
+		                       "mov r8, [rsi];" op "; mov r8, [rsi + 4000];" op "; mov [rsi + 4096], r8;" AFTER)); \
+		expect_outcome(&rig, op, DONE, ANY); \
+		expect_value(op, "flags", rig.r2.r12 & (mask), rig.r2.r9 & (mask)); \
+		rig_end(&rig); \
+	}
+	KEPT(K)
+}
+
 int main(void)
 {
 	tails();
+	kept();
 	frames();
 	return rig_summary();
 }
