@@ -85,7 +85,9 @@ static void slow_bounce(struct cpu *cpu, const struct access_site *site, uint64_
 /*
  * The lead of a window missed the TLB: its own access is translated as any
  * other, then the whole span must be in that page with the rights that the
- * members need, or the block goes on without windows.
+ * members need, or the block goes on without windows. Where none is known yet
+ * (a table), the span is only looked at: what the access raises, it raises
+ * without windows.
  */
 static void slow_window(struct cpu *cpu, const struct access_site *site)
 {
@@ -93,9 +95,11 @@ static void slow_window(struct cpu *cpu, const struct access_site *site)
 	cpu->spill[SPILL_TARGET] = (uintptr_t)site->copy;
 	if ((addr & 4095) + site->size > 4096 || (start & 4095) + site->span > 4096 || !cpu_canonical(cpu, start))
 		return;
-	check_x87(cpu, site->x87_wait);
-	check_aligned(cpu, site->aligned, addr, site->size);
-	tlb_translate(cpu, addr, site->access);
+	if (site->access) {
+		check_x87(cpu, site->x87_wait);
+		check_aligned(cpu, site->aligned, addr, site->size);
+		tlb_translate(cpu, addr, site->access);
+	}
 	uint8_t *host = tlb_hit(cpu, start, site->window_write);
 	if (!host)
 		return;

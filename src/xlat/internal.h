@@ -54,7 +54,7 @@ static inline bool insn_locks(const struct insn *in) { return in->lock || (in->m
 struct access_site {
 	uint64_t rip, next;
 	struct block *block;
-	uint8_t size, access, length;    /* bytes, ACCESS_*, bytes of the instruction */
+	uint8_t size, access, length;    /* bytes, ACCESS_* (0: a window that no access begins), bytes of the instruction */
 	bool locked, aligned, x87_wait;  /* insn_locks(); the others as in struct xinsn */
 	void *back;                      /* goes on with the host address in r14, r13 = 0 */
 	bool window, window_write;       /* checks a span for a window (window.c): slow_result is host - guest address */
@@ -152,6 +152,7 @@ enum window_part { WINDOW_OPERAND, WINDOW_STACK, WINDOW_PARTS };
 struct window {
 	uint8_t role, reg;               /* enum window_role; window register 0 or 1, or WINDOW_IN_LANE */
 	bool write;                      /* lead: some member writes */
+	bool table;                      /* lead: its operand's index is left out, for the span covers all that it may be */
 	uint16_t lane;                   /* lead, and access without a window: what is compared instead of the TLB, or 0; WINDOW_IN_LANE: all members */
 	uint16_t before, span;           /* lead: the span begins so many bytes before its own operand, and has so many */
 };

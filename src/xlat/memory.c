@@ -221,11 +221,14 @@ struct mem_operand put_window_access(struct translation_unit *u, const struct xi
 static struct mem_operand put_window_operand(struct translation_unit *u, const struct xinsn *x)
 {
 	const struct window *w = &x->window[WINDOW_OPERAND];
-	put_effective_address(u, x);
+	struct xinsn y = *x;
+	if (w->table)
+		y.in.index = REG_NONE;
+	put_effective_address(u, &y);
 	if (w->role == WINDOW_LEAD) {
 		if (w->before)
 			put_lea(&u->e, H_R13, mem_base(H_R13, -(int32_t)w->before));
-		put_window_check(u, x, w, x->in.mem_size, operand_access(x));
+		put_window_check(u, x, w, x->in.mem_size, w->table ? 0 : operand_access(x));
 		put_effective_address(u, x);
 	}
 	return mem_index(H_R13, put_window(u, w), 0, 0);

@@ -333,16 +333,26 @@ static bool rm_may_be_memory(const struct insn *in)
 	}
 }
 
+/* Bytes that the instruction reads or writes of its r/m operand. */
+static unsigned rm_size(const struct insn *in)
+{
+	if (in->map == 1 && ((in->opcode & 0xf6) == 0xb6 || (in->opcode & 0xf0) == 0x90))
+		return in->opcode & 1 && (in->opcode & 0xf0) != 0x90 ? 2 : 1;            /* MOVZX, MOVSX; SET */
+	return in->map == 0 && in->opcode == 0x63 ? 4 : in->opsize;
+}
+
 /*
  * Register forms with an operand that has no home: its place in struct cpu
  * is the memory operand of the same instruction. false: not of that kind.
+ * Nor are bytes and words: a load of a part waits until the store of the
+ * whole has reached the cache, where others find what was stored at once.
  */
 static bool put_in_place(struct translation_unit *u, const struct xinsn *x)
 {
 	struct emit *e = &u->e;
 	struct xinsn y = *x;
 	int reg = x->field[FIELD_REG].gpr, rm = x->field[FIELD_RM].gpr;
-	if (x->high_byte || x->simd || x->in.mem || rm < 0 || !rm_may_be_memory(&x->in))
+	if (x->high_byte || x->simd || x->in.mem || rm < 0 || !rm_may_be_memory(&x->in) || rm_size(&x->in) < 4)
 		return false;
 	if (host_reg(rm) >= 0) {
 		if (reg < 0 || host_reg(reg) >= 0 || x->in.map || !turned(x->in.opcode, &y.in.opcode))

@@ -13,14 +13,20 @@
  *
  * Registers are followed through MOV, LEA, ADD and SUB of constants, PUSH and
  * POP as (value, offset). A rule ends all windows: it may change mappings.
+ *
+ * An index that MOVZX or AND has made small stays inside a table. In a loop all
+ * of the table is made the span, if it is in one page as things are: then the
+ * check is of the table's address, which steps as little as the loop's other
+ * addresses do, and what is loaded need not wait for it.
  */
 #include "xlat/internal.h"
 
 enum { MAX_SPAN = 1024, MAX_LOOP_SPAN = 512 /* for they fail where a page ends */, MAX_STRIDE = 512, MAX_ACCESSES = 3 * MAX_BLOCK_INSNS };
 
-struct value { uint16_t id; int64_t offset; };
-/* id, index_id: what the base and the index hold; equal for two references only if they differ by a constant. */
-struct access_ref { uint16_t insn, id, index_id; uint8_t scale, part, size; bool write; int64_t offset; };
+/* most: what the register holds is at most that; 0: not known. */
+struct value { uint16_t id, most; int64_t offset; };
+/* id, index_id: what the base and the index hold; equal for two references only if they differ by a constant. size: with all of a table. */
+struct access_ref { uint16_t insn, id, index_id, size; uint8_t scale, part; bool write, table; int64_t offset; };
 enum { NO_VALUE = 0xffff };
 
 struct analysis {
@@ -57,15 +63,36 @@ static bool operand_followed(const struct xinsn *x)
 	       in->seg != SEG_FS && in->seg != SEG_GS && !in->lock;
 }
 
+/*
+ * Is r, with an index of at most so much, an access to a table in one page? The
+ * registers are as the block is about to be entered with them, which decides
+ * only what is worth a try.
+ */
+static bool is_table(const struct analysis *a, const struct access_ref *r, unsigned most)
+{
+	unsigned size = r->size + (most << r->scale);
+	if (!a->u->loop.body || !most || size > MAX_SPAN || (r->id != NO_VALUE && r->id >= 16))
+		return false;
+	uint64_t start = (r->id == NO_VALUE ? 0 : a->u->cpu->gpr[r->id]) + r->offset;
+	return (start & 4095) + size <= 4096;
+}
+
 static void note_operand(struct analysis *a, unsigned i, bool write)
 {
 	const struct xinsn *x = &a->u->insn[i];
 	if (!operand_followed(x))
 		return;
 	struct access_ref *r = note(a, i, WINDOW_OPERAND, x->in.base, x->in.disp, x->in.mem_size, write);
-	if (x->in.index >= 0) {
+	if (x->in.index < 0)
+		return;
+	unsigned most = a->value[x->in.index].most;
+	r->scale = x->in.scale;
+	r->table = is_table(a, r, most);
+	if (r->table) {
+		r->size += most << r->scale;
+		r->scale = 0;
+	} else {
 		r->index_id = a->value[x->in.index].id;
-		r->scale = x->in.scale;
 		r->offset += a->value[x->in.index].offset << x->in.scale;
 	}
 }
@@ -100,6 +127,17 @@ static bool is_adjustment(const struct xinsn *x, int64_t *distance)
 	return true;
 }
 
+/* The most that x can leave in the register it writes, if that is little; else 0. */
+static unsigned most_left(const struct xinsn *x)
+{
+	const struct insn *in = &x->in;
+	bool extends = in->map == 1 && in->opcode == 0xb6;
+	bool masks = !in->map && ((in->opcode & 0xfd) == 0x81 ? (in->modrm >> 3 & 7) == 4 : in->opcode == 0x25);
+	if (x->kind != KIND_NATIVE || in->encoding != ENC_LEGACY || in->opsize < 4)
+		return 0;
+	return extends ? 0xff : masks && in->imm <= MAX_SPAN ? in->imm : 0;
+}
+
 static void follow(struct analysis *a, const struct xinsn *x)
 {
 	struct value *v = a->value;
@@ -119,16 +157,20 @@ static void follow(struct analysis *a, const struct xinsn *x)
 		v[to] = v[from];
 	} else if (is_adjustment(x, &distance)) {
 		v[x->field[FIELD_RM].gpr].offset += distance;
+		v[x->field[FIELD_RM].gpr].most = 0;
 	} else if (x->kind == KIND_LEA && x->in.base >= 0 && x->in.index < 0 && x->in.opsize == 8 && x->in.addrsize == 8) {
 		struct value sum = v[x->in.base];
 		sum.offset += x->in.disp;
+		sum.most = 0;
 		v[x->field[FIELD_REG].gpr] = sum;
 	} else {
 		if (x->kind == KIND_POP)
 			v[REG_RSP].offset += 8;
 		for (int g = 0; g < 16; g++)
-			if (x->written >> g & 1 && !(x->kind == KIND_POP && g == REG_RSP && x->field[FIELD_OPCODE].gpr != REG_RSP))
+			if (x->written >> g & 1 && !(x->kind == KIND_POP && g == REG_RSP && x->field[FIELD_OPCODE].gpr != REG_RSP)) {
 				new_value(a, g);
+				v[g].most = most_left(x);
+			}
 	}
 }
 
@@ -148,7 +190,7 @@ static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, in
 	for (unsigned i = lead; i < a->stop[lead]; i++) {
 		const struct access_ref *m = &a->ref[i];
 		int64_t l = m->offset < *low ? m->offset : *low, h = m->offset + m->size > *high ? m->offset + m->size : *high;
-		if (!same_values(m, r) || h - l > (a->u->loop.body ? MAX_LOOP_SPAN : MAX_SPAN))
+		if (!same_values(m, r) || h - l > (r->table ? MAX_SPAN : a->u->loop.body ? MAX_LOOP_SPAN : MAX_SPAN))
 			continue;
 		*low = l;
 		*high = h;
@@ -194,6 +236,7 @@ static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low,
 	w->before = a->ref[lead].offset - low;
 	w->span = high - low;
 	w->write = write;
+	w->table = a->ref[lead].table;
 }
 
 void unit_windows(struct translation_unit *u)
@@ -222,7 +265,8 @@ void unit_windows(struct translation_unit *u)
 			continue;
 		unsigned lane = lane_for(a, &a->ref[i]);
 		w->lane = lane;
-		if ((reg == WINDOW_IN_LANE && !lane) || gather(a, i, &low, &high, &write, &last) < 2)
+		bool table = a->ref[i].table && lane;
+		if ((reg == WINDOW_IN_LANE && !lane) || gather(a, i, &low, &high, &write, &last) < (table ? 1 : 2))
 			continue;
 		assign(a, i, reg, low, high, write, last, lane);
 		if (reg < WINDOW_REGISTERS)
