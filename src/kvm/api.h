@@ -17,6 +17,8 @@ int anykvm_open(int flags);
 bool anykvm_owns(int fd);
 /* ioctl() on one of our descriptors. cmd: only the low 32 bits count. errno as the kernel's. */
 int anykvm_ioctl(int fd, unsigned long cmd, void *arg);
+/* The same for any descriptor: false, and nothing done, if it is not ours. */
+bool anykvm_ioctl_ours(int fd, unsigned long cmd, void *arg, int *result);
 /* mmap() of one of our descriptors: vCPU pages with the VM-wide coalesced ring spliced in. */
 void *anykvm_mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset);
 /* fd is about to be closed (or overwritten by dup2). Tears down when it is an object's last descriptor. */

@@ -107,7 +107,7 @@ struct vm {
 enum { VM_EXCEPTION_PAYLOAD = 1, VM_TRIPLE_FAULT_EVENT = 2, VM_X2APIC_32BIT_IDS = 4, VM_X2APIC_NO_BROADCAST_QUIRK = 8,
        VM_HAS_PIT = 16, VM_BUS_LOCK_EXIT = 32, VM_NOTIFY_VMEXIT = 64 };
 
-/* ---- descriptors and lives (api.c) ---- */
+/* ---- descriptors and lives (objects.c) ---- */
 enum object_kind { OBJECT_NONE, OBJECT_system, OBJECT_vm, OBJECT_vcpu, OBJECT_STATS };
 /*
  * Makes memfd the client's descriptor of object and returns it (flags: O_CLOEXEC or 0); -errno, with memfd closed, on failure.

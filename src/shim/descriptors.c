@@ -102,21 +102,21 @@ static bool is_kvm_request(uint32_t request)
 
 int shim_ioctl(int fd, unsigned long request, void *arg)
 {
-	bool run = (uint32_t)request == KVM_RUN;
+	bool run = (uint32_t)request == KVM_RUN, ours;
 	int ret;
 
 	if (shim_inside || !is_kvm_request((uint32_t)request))
 		return REAL(ioctl)(fd, request, arg);
-	if (!shim_owns(fd))
+	if (!atomic_load_explicit(&shim_used, memory_order_relaxed))
 		return refuse(fd);
 	if (run)
 		signals_enter_run();
 	shim_inside++;
 	shim_in_run = run;
-	ret = anykvm_ioctl(fd, request, arg);
+	ours = anykvm_ioctl_ours(fd, request, arg, &ret);
 	shim_in_run = false;
 	shim_inside--;
-	return ret;
+	return ours ? ret : refuse(fd);
 }
 
 void *shim_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
