@@ -45,30 +45,6 @@ void image_pointers_load(struct cpu *cpu, const uint8_t *image, bool wide)
 	memcpy(&cpu->fpu_dp, image + IMAGE_FDP, wide ? 8 : 4);
 }
 
-void fpu_park(struct cpu *cpu)
-{
-	uint32_t mask = MXCSR_MASK;
-
-	if (!cpu->fpu_live)
-		return;
-	native_xsave(cpu->xsave, fpu_xcr0_supported());
-	image_pointers_store(cpu, cpu->xsave, true);
-	memcpy(cpu->xsave + IMAGE_MXCSR_MASK, &mask, 4);
-	asm volatile("fninit; fldcw %0; ldmxcsr %1" : : "m"(cpu->host_fcw), "m"(cpu->host_mxcsr));
-	if (fpu_xcr0_supported() & XSTATE_AVX)
-		asm volatile("vzeroupper");
-	cpu->fpu_live = false;
-}
-
-void fpu_unpark(struct cpu *cpu)
-{
-	if (cpu->fpu_live)
-		return;
-	asm volatile("fnstcw %0; stmxcsr %1" : "=m"(cpu->host_fcw), "=m"(cpu->host_mxcsr));
-	native_xrstor(cpu->xsave, fpu_xcr0_supported());
-	cpu->fpu_live = true;
-}
-
 /* The image of components in their initial configuration. */
 static void image_init(uint8_t *image, uint64_t components)
 {
@@ -81,6 +57,100 @@ static void image_init(uint8_t *image, uint64_t components)
 		memset(image + IMAGE_XMM, 0, 256);
 	if (components & XSTATE_AVX)
 		memset(image + IMAGE_AVX, 0, 256);
+}
+
+/* Of the supported components those that may differ from their initial configuration, as the host tracks it. */
+static uint64_t components_in_use(void)
+{
+	static _Atomic uint8_t tracked;          /* 1: by XGETBV; 2: not at all */
+	uint32_t a = 13, b, c = 1, d;
+
+	if (unlikely(!tracked)) {
+		asm("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+		tracked = a & 4 ? 1 : 2;
+	}
+	if (tracked == 1)
+		asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(1));
+	else
+		a = ~0u;
+	return a & fpu_xcr0_supported();
+}
+
+/* XMM registers, and upper halves of YMM registers, to and from an image. */
+#define EACH_REGISTER(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define STORE_XMM(n) "movaps %%xmm" #n ", 16*" #n "(%0)\n\t"
+#define LOAD_XMM(n) "movaps 16*" #n "(%0), %%xmm" #n "\n\t"
+#define STORE_UPPER(n) "vextractf128 $1, %%ymm" #n ", 16*" #n "(%0)\n\t"
+#define LOAD_UPPER(n) "vinsertf128 $1, 16*" #n "(%0), %%ymm" #n ", %%ymm" #n "\n\t"
+#define MOVE(each, image, at) asm volatile(EACH_REGISTER(each) : : "r"((image) + (at)) : "memory")
+
+static void x87_sse_store(uint8_t *image, bool x87)
+{
+	if (x87) {
+		native_fxsave(image);
+		return;
+	}
+	MOVE(STORE_XMM, image, IMAGE_XMM);
+	asm volatile("stmxcsr %0" : "=m"(*(uint32_t *)(image + IMAGE_MXCSR)));
+}
+
+static void x87_sse_load(const uint8_t *image, bool x87)
+{
+	if (x87) {
+		native_fxrstor(image);
+		return;
+	}
+	MOVE(LOAD_XMM, image, IMAGE_XMM);
+	asm volatile("ldmxcsr %0" : : "m"(*(const uint32_t *)(image + IMAGE_MXCSR)));
+}
+
+/*
+ * XSAVE and XRSTOR take some hundred cycles, so only what is in use is moved,
+ * by the instructions that do it fastest. A component that the image's
+ * XSTATE_BV leaves out has the bytes of its initial configuration there.
+ */
+void fpu_park(struct cpu *cpu)
+{
+	uint64_t used, before;
+	uint32_t mask = MXCSR_MASK;
+
+	if (!cpu->fpu_live)
+		return;
+	used = components_in_use() | XSTATE_SSE;
+	before = image_get64(cpu->xsave, IMAGE_XSTATE_BV);
+	image_init(cpu->xsave, before & ~used);
+	image_put64(cpu->xsave, IMAGE_XSTATE_BV, used);
+	x87_sse_store(cpu->xsave, used & XSTATE_X87);
+	image_pointers_store(cpu, cpu->xsave, true);
+	memcpy(cpu->xsave + IMAGE_MXCSR_MASK, &mask, 4);
+	if (used & XSTATE_AVX) {
+		MOVE(STORE_UPPER, cpu->xsave, IMAGE_AVX);
+		asm volatile("vzeroupper");
+	}
+	if (used & XSTATE_X87)
+		asm volatile("fninit");
+	asm volatile("fldcw %0; ldmxcsr %1" : : "m"(cpu->host_fcw), "m"(cpu->host_mxcsr));
+	cpu->fpu_live = false;
+}
+
+/* Where the guest's x87 state is initial and the host's is not, only XRSTOR makes it so in a way that the host knows of. */
+void fpu_unpark(struct cpu *cpu)
+{
+	uint64_t used = image_get64(cpu->xsave, IMAGE_XSTATE_BV), host = components_in_use();
+
+	if (cpu->fpu_live)
+		return;
+	asm volatile("fnstcw %0; stmxcsr %1" : "=m"(cpu->host_fcw), "=m"(cpu->host_mxcsr));
+	if (host & ~used & XSTATE_X87) {
+		native_xrstor(cpu->xsave, fpu_xcr0_supported());
+	} else {
+		if (host & XSTATE_AVX)
+			asm volatile("vzeroupper");
+		x87_sse_load(cpu->xsave, used & XSTATE_X87);
+		if (used & XSTATE_AVX)
+			MOVE(LOAD_UPPER, cpu->xsave, IMAGE_AVX);
+	}
+	cpu->fpu_live = true;
 }
 
 void fpu_reset(struct cpu *cpu, bool init)
