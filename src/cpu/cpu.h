@@ -144,7 +144,8 @@ struct cpu_ops {
 
 #include "cpu/tlb.h"
 
-enum { CPU_LANES = 8192 };
+/* Pages that translated code remembers (xlat/loop.c, xlat/window.c): linear address, and what is added to get the host address. */
+enum { CPU_LANES = 8192, LANE_NONE = 0, LANE_STACK_READ, LANE_STACK_WRITE, LANES_FIXED, STACK_LANES = 2 };
 struct lane { uint64_t tag, value; };
 
 struct cpu {

@@ -179,7 +179,13 @@ static struct tlb_context *context_find(struct cpu *cpu, const struct tlb_key *k
 static void context_select(struct cpu *cpu, struct tlb_context *c)
 {
 	struct tlb_jumps *j = c->jumps;
+	struct tlb_context *before = cpu->tlbs->current;
 
+	for (unsigned i = 0; i < STACK_LANES; i++) {
+		if (before)
+			before->stack[i] = cpu->lane[LANE_STACK_READ + i];
+		cpu->lane[LANE_STACK_READ + i] = c->stack[i];
+	}
 	cpu->tlbs->current = c;
 	cpu->tlb = c->entries;
 	cpu->tlb_key = c->lane_key;
@@ -368,8 +374,10 @@ struct translation tlb_translate_sized(struct cpu *cpu, uint64_t addr, unsigned 
 	w.size = size;
 	outcome = walk_linear(cpu, &w);
 	cpu_count(cpu, STAT_tlb_misses);
-	if (outcome != WALK_OK)
+	if (outcome != WALK_OK) {
+		tlb_context_changed(cpu, cpu->tlbs->current);    /* a fault forgets what it is about */
 		walk_fail(cpu, &w, outcome);
+	}
 	t.gpa = w.pa;
 	t.sub_page = w.sub_page;
 	if (unlikely(walk_is_apic_access(cpu, w.pa))) {

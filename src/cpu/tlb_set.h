@@ -44,6 +44,7 @@ struct tlb_context {
 	struct tlb_key key;
 	uint64_t seen;                   /* drops (below) that have been applied here */
 	uint64_t lane_key;               /* what cpu->tlb_key is under this context: a new one whenever anything is taken out, not pushed out */
+	struct lane stack[STACK_LANES];  /* while c is not current: cpu->lane[LANE_STACK_READ] and the one after it */
 	uint64_t last_use;
 	/* Entries filled since the last flush, not global and global; more than TLB_LISTED are not listed, and a flush sweeps all. */
 	unsigned listed[TLB_CLASSES];
@@ -115,12 +116,21 @@ static inline void tlb_entry_clear(struct tlb_entry *e)
 	*e = (struct tlb_entry){ TLB_NO_TAG, TLB_NO_TAG, TLB_NO_TAG, TLB_NO_TAG };      /* accesses to that very address fault */
 }
 
+static inline void tlb_lanes_clear(struct lane *stack)
+{
+	for (unsigned i = 0; i < STACK_LANES; i++)
+		stack[i] = (struct lane){ TLB_NO_TAG, TLB_NO_TAG };
+}
+
 /* Something was, or may have been, taken out of c. */
 static inline void tlb_context_changed(struct cpu *cpu, struct tlb_context *c)
 {
 	c->lane_key = ++cpu->tlbs->last_lane_key;
-	if (c == cpu->tlbs->current)
+	tlb_lanes_clear(c->stack);
+	if (c == cpu->tlbs->current) {
 		cpu->tlb_key = c->lane_key;
+		tlb_lanes_clear(&cpu->lane[LANE_STACK_READ]);
+	}
 }
 
 /* Empties a context, of its global entries too unless kept. */

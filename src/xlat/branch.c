@@ -109,8 +109,11 @@ static void put_sp_address(struct translation_unit *u, int base, int delta)
 
 static struct mem_operand put_push_access(struct translation_unit *u, struct xinsn *x)
 {
-	if (x->window[WINDOW_STACK].role)
-		return put_window_access(u, x, WINDOW_STACK, REG_RSP, -8, 8, ACCESS_WRITE);
+	if (x->window[WINDOW_STACK].role) {
+		struct mem_operand m = put_window_access(u, x, WINDOW_STACK, REG_RSP, -8, 8, ACCESS_WRITE);
+		note_access(u, x);
+		return m;
+	}
 	put_sp_address(u, H_R15, -(int)stack_bytes(u));
 	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_WRITE, x->window[WINDOW_STACK].lane);
 }
@@ -171,8 +174,11 @@ static void put_push(struct translation_unit *u, struct xinsn *x)
 
 static struct mem_operand put_stack_read(struct translation_unit *u, struct xinsn *x, int base)
 {
-	if (x->window[WINDOW_STACK].role)
-		return put_window_access(u, x, WINDOW_STACK, base, 0, 8, ACCESS_READ);
+	if (x->window[WINDOW_STACK].role) {
+		struct mem_operand m = put_window_access(u, x, WINDOW_STACK, base, 0, 8, ACCESS_READ);
+		note_access(u, x);
+		return m;
+	}
 	put_sp_address(u, host_reg(base), 0);
 	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_READ, x->window[WINDOW_STACK].lane);
 }

@@ -116,7 +116,7 @@ static void chunk_begin(struct engine *en, unsigned n)
 	en->code_end = en->rw + (n + 1) * en->chunk_size;
 	en->meta_next = en->meta + n * en->chunk_size;
 	en->meta_end = en->meta_next + en->chunk_size;
-	en->next_lane = n * (CPU_LANES / CHUNKS) + !n;
+	en->next_lane = n * (CPU_LANES / CHUNKS) + (n ? 0 : LANES_FIXED);
 	en->lanes_end = (n + 1) * (CPU_LANES / CHUNKS);
 	memset(&en->cpu->lane[en->next_lane], 0, (en->lanes_end - en->next_lane) * sizeof en->cpu->lane[0]);    /* no TLB's key is 0 */
 }

@@ -283,6 +283,11 @@ static uint8_t *put_lane_fill(struct translation_unit *u, const struct cold *c)
 	if (c->kind == COLD_WINDOW)
 		put_op_reg(e, 1, 0x29, H_R13, H_R14);            /* sub r14, r13 */
 	put_store(e, H_R14, AT_LANE(e, c->lane, value));
+	if (c->lane == LANE_STACK_WRITE) {                       /* what may be written may be read */
+		put_load(e, H_R13, AT_LANE(e, c->lane, tag));
+		put_store(e, H_R13, AT_LANE(e, LANE_STACK_READ, tag));
+		put_store(e, H_R14, AT_LANE(e, LANE_STACK_READ, value));
+	}
 	put_load(e, H_R13, AT(e, slow_addr));
 	put_jmp_to(e, c->hit);
 	patch_rel32(miss, e->p);

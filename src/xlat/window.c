@@ -11,6 +11,10 @@
  * round to round compare with a lane, and windows beyond the two registers are
  * kept in their lanes.
  *
+ * Accesses by RSP compare with two lanes that all blocks share, one for pages
+ * that may be read, one for pages that may be written. The TLB's context keeps them
+ * (cpu/tlb_set.h): they are empty whenever something may have been taken out of it.
+ *
  * Registers are followed through MOV, LEA, ADD and SUB of constants, PUSH and
  * POP as (value, offset). A rule ends all windows: it may change mappings.
  *
@@ -26,7 +30,7 @@ enum { MAX_SPAN = 1024, MAX_LOOP_SPAN = 512 /* for they fail where a page ends *
 /* most: what the register holds is at most that; 0: not known. */
 struct value { uint16_t id, most; int64_t offset; };
 /* id, index_id: what the base and the index hold; equal for two references only if they differ by a constant. size: with all of a table. */
-struct access_ref { uint16_t insn, id, index_id, size; uint8_t scale, part; bool write, table; int64_t offset; };
+struct access_ref { uint16_t insn, id, index_id, size; uint8_t scale, part; bool write, table, stack /* by RSP's value, or RBP's in LEAVE */; int64_t offset; };
 enum { NO_VALUE = 0xffff };
 
 struct analysis {
@@ -43,7 +47,7 @@ static struct access_ref *note(struct analysis *a, unsigned insn, unsigned part,
 	struct value v = base >= 0 ? a->value[base] : (struct value){ .id = NO_VALUE };
 	struct access_ref *r = &a->ref[a->nrefs++];
 	*r = (struct access_ref){ .insn = insn, .part = part, .id = v.id, .index_id = NO_VALUE, .offset = v.offset + disp, .size = size,
-	                          .write = write };
+	                          .write = write, .stack = base >= 0 && v.id == a->value[REG_RSP].id };
 	return r;
 }
 
@@ -106,7 +110,7 @@ static void note_accesses(struct analysis *a, unsigned i)
 	case KIND_PUSH: case KIND_CALL_IND: note_operand(a, i, false); note(a, i, WINDOW_STACK, REG_RSP, -8, 8, true); break;
 	case KIND_CALL: note(a, i, WINDOW_STACK, REG_RSP, -8, 8, true); break;
 	case KIND_POP: case KIND_RET: note(a, i, WINDOW_STACK, REG_RSP, 0, 8, false); break;
-	case KIND_LEAVE: note(a, i, WINDOW_STACK, REG_RBP, 0, 8, false); break;
+	case KIND_LEAVE: note(a, i, WINDOW_STACK, REG_RBP, 0, 8, false)->stack = true; break;
 	}
 }
 
@@ -239,6 +243,16 @@ static void assign(struct analysis *a, unsigned lead, unsigned reg, int64_t low,
 	w->table = a->ref[lead].table;
 }
 
+/* The stack is mostly the page that it was a moment ago. */
+static unsigned stack_lane(bool write) { return write ? LANE_STACK_WRITE : LANE_STACK_READ; }
+
+/* A lone access to the stack: a window for itself. */
+static void assign_alone(struct analysis *a, const struct access_ref *r)
+{
+	a->u->insn[r->insn].window[r->part] = (struct window){ .role = WINDOW_LEAD, .reg = WINDOW_IN_LANE, .write = r->write,
+	                                                       .lane = stack_lane(r->write), .span = r->size };
+}
+
 void unit_windows(struct translation_unit *u)
 {
 	static __thread struct analysis analysis;
@@ -264,11 +278,15 @@ void unit_windows(struct translation_unit *u)
 		if (w->role)
 			continue;
 		unsigned lane = lane_for(a, &a->ref[i]);
+		bool stack = !lane && a->ref[i].stack && !a->ref[i].table;
 		w->lane = lane;
 		bool table = a->ref[i].table && lane;
-		if ((reg == WINDOW_IN_LANE && !lane) || gather(a, i, &low, &high, &write, &last) < (table ? 1 : 2))
+		if ((reg == WINDOW_IN_LANE && !lane) || gather(a, i, &low, &high, &write, &last) < (table ? 1 : 2)) {
+			if (stack)
+				assign_alone(a, &a->ref[i]);
 			continue;
-		assign(a, i, reg, low, high, write, last, lane);
+		}
+		assign(a, i, reg, low, high, write, last, stack ? stack_lane(write) : lane);
 		if (reg < WINDOW_REGISTERS)
 			busy[reg] = last + 1;
 	}
