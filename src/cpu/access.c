@@ -175,8 +175,8 @@ void access_written(struct cpu *cpu, const struct mem_slot *slot, uint64_t gpa, 
 	mem_mark_dirty(slot, gpa);
 	if (likely(!mem_code_hit(slot, gpa, len)))
 		return;
-	engine_invalidate(cpu, gpa, len);
-	cpu->ops->code_changed(cpu, gpa, len);
+	engine_invalidate(cpu, mem_slot_host(slot, gpa), len);
+	cpu->ops->code_changed(cpu, mem_slot_host(slot, gpa), len);
 }
 
 void lin_read(struct cpu *cpu, uint64_t addr, void *to, unsigned size, unsigned flags)

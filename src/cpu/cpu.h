@@ -120,10 +120,10 @@ struct cpu_ops {
 	int (*msr_write)(struct cpu *cpu, uint32_t index, uint64_t value);
 	uint64_t (*cr8_read)(struct cpu *cpu);
 	void (*cr8_write)(struct cpu *cpu, uint64_t value);          /* value 0..15 */
-	/* Tells the other vCPUs that bytes [gpa, gpa+len) of a page with translated code were just changed. */
-	void (*code_changed)(struct cpu *cpu, uint64_t gpa, unsigned len);
+	/* Tells the other vCPUs that bytes [host, host+len) of a page with translated code were just changed. */
+	void (*code_changed)(struct cpu *cpu, const uint8_t *host, unsigned len);
 	/* A page is about to get its first translation: make the other vCPUs give up write entries to it; waits for them. */
-	void (*code_page_new)(struct cpu *cpu, uint64_t gpa);
+	void (*code_page_new)(struct cpu *cpu, const uint8_t *host_page);
 	/*
 	 * Stands in for the bus lock: between the two no other vCPU runs guest code. exclusive_begin() may let others go
 	 * first, so the caller holds no host address; it sets cpu->exclusive, and exclusive_end() clears it.

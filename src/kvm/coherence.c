@@ -28,13 +28,13 @@
 #include <sched.h>
 #include "kvm/vcpu.h"
 
-static void post_change(struct vcpu *v, uint64_t gpa, unsigned len)
+static void post_change(struct vcpu *v, const uint8_t *host, unsigned len)
 {
 	struct mailbox *m = &v->mail;
 
 	lock_take(&m->lock);
 	if (m->nchanges < ARRAY_SIZE(m->changes)) {
-		m->changes[m->nchanges].gpa = gpa;
+		m->changes[m->nchanges].host = host;
 		m->changes[m->nchanges++].len = len;
 	} else {
 		m->flush_code = true;
@@ -44,7 +44,7 @@ static void post_change(struct vcpu *v, uint64_t gpa, unsigned len)
 	atomic_fetch_or(&v->cpu->poll, POLL_CODE);
 }
 
-void coherence_code_changed(struct cpu *cpu, uint64_t gpa, unsigned len)
+void coherence_code_changed(struct cpu *cpu, const uint8_t *host, unsigned len)
 {
 	struct vcpu *self = cpu_vcpu(cpu);
 	struct vm *vm = self->vm;
@@ -52,17 +52,17 @@ void coherence_code_changed(struct cpu *cpu, uint64_t gpa, unsigned len)
 
 	for (unsigned i = 0; i < n; i++)
 		if (vm->vcpus[i] != self)
-			post_change(vm->vcpus[i], gpa, len);
+			post_change(vm->vcpus[i], host, len);
 }
 
 /* The library itself has written to guest memory (clock pages, VMX structures), on whatever thread. */
-static void written_by_library(void *arg, uint64_t gpa, unsigned len)
+static void written_by_library(void *arg, const uint8_t *host, unsigned len)
 {
 	struct vm *vm = arg;
 	unsigned n = atomic_load(&vm->nvcpus);
 
 	for (unsigned i = 0; i < n; i++)
-		post_change(vm->vcpus[i], gpa, len);
+		post_change(vm->vcpus[i], host, len);
 }
 
 void coherence_hook(struct vm *vm)
@@ -109,7 +109,7 @@ static void drain_changes(struct vcpu *v)
 		engine_flush(v->cpu);
 	else
 		for (unsigned i = 0; i < m->nchanges; i++)
-			engine_invalidate(v->cpu, m->changes[i].gpa, m->changes[i].len);
+			engine_invalidate(v->cpu, m->changes[i].host, m->changes[i].len);
 	m->nchanges = 0;
 	m->flush_code = false;
 	atomic_fetch_and(&v->requests, ~REQ_CODE);
@@ -148,21 +148,17 @@ static void wait_for(struct vcpu *self, struct vcpu *v)
 	}
 }
 
-void coherence_code_page_new(struct cpu *cpu, uint64_t gpa)
+void coherence_code_page_new(struct cpu *cpu, const uint8_t *host_page)
 {
 	struct vcpu *self = cpu_vcpu(cpu);
 	struct vm *vm = self->vm;
 	unsigned n = atomic_load(&vm->nvcpus);
-	const struct mem_slot *s;
 
 	if (n < 2)
 		return;
-	s = mem_slot_find(vm->mem, gpa);
-	if (!s)
-		return;
 	for (unsigned i = 0; i < n; i++)
 		if (vm->vcpus[i] != self)
-			post_page(vm->vcpus[i], mem_slot_host(s, gpa & PAGE_MASK_4K));
+			post_page(vm->vcpus[i], host_page);
 	for (unsigned i = 0; i < n; i++)
 		if (vm->vcpus[i] != self)
 			wait_for(self, vm->vcpus[i]);

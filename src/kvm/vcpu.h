@@ -28,8 +28,8 @@ uint64_t vcpu_apic_base(struct vcpu *v);
 int vcpu_apic_base_set(struct vcpu *v, uint64_t value, bool host);
 
 /* ---- coherence.c: code and write permission across vCPUs ---- */
-void coherence_code_changed(struct cpu *cpu, uint64_t gpa, unsigned len);
-void coherence_code_page_new(struct cpu *cpu, uint64_t gpa);
+void coherence_code_changed(struct cpu *cpu, const uint8_t *host, unsigned len);
+void coherence_code_page_new(struct cpu *cpu, const uint8_t *host_page);
 void coherence_drain(struct vcpu *v);    /* REQ_CODE, REQ_CODE_PAGE; on the vCPU's thread, outside the engine */
 bool coherence_enter(struct vcpu *v);    /* sets cpu->running, unless something is to be done or waited for before */
 void coherence_exclusive_begin(struct cpu *cpu);

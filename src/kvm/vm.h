@@ -56,7 +56,7 @@ struct vcpu {
 		struct lock lock;
 		unsigned nchanges, npages;
 		bool flush_code, drop_all_writes;
-		struct { uint64_t gpa; uint32_t len; } changes[32];
+		struct { const uint8_t *host; uint32_t len; } changes[32];
 		const uint8_t *pages[16];    /* host pages that hold code from now on */
 	} mail;
 };

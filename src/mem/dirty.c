@@ -11,7 +11,7 @@ int mem_dirty_start(struct mem *m, struct mem_slot *s)
 
 	if (!dirty)
 		return -ENOMEM;
-	if (m->initially_set) {
+	if (m->all->initially_set) {
 		uint64_t pages = s->size >> 12;
 
 		memset((void *)dirty, 0xff, pages / 64 * 8);
@@ -30,7 +30,7 @@ void mem_dirty_stop(struct mem_slot *s)
 
 void mem_dirty_initially_set(struct mem *m, bool on)
 {
-	m->initially_set = on;
+	m->all->initially_set = on;
 }
 
 void mem_mark_dirty(const struct mem_slot *s, uint64_t gpa)

@@ -4,33 +4,33 @@
  */
 #include "mem/internal.h"
 
-void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsigned len), void *arg)
+void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, const uint8_t *host, unsigned len), void *arg)
 {
-	m->code_hook = hook;
-	m->code_hook_arg = arg;
+	m->all->code_hook = hook;
+	m->all->code_hook_arg = arg;
 }
 
 /* Tells the owner of translations. A translator sets its bit before it reads the bytes, we look after we wrote them. */
 static void code_written(struct mem *m, const struct mem_slot *s, uint64_t gpa, size_t len)
 {
 	atomic_thread_fence(memory_order_seq_cst);
-	if (mem_code_hit(s, gpa, len) && m->code_hook)
-		m->code_hook(m->code_hook_arg, gpa, len);
+	if (mem_code_hit(s, gpa, len) && m->all->code_hook)
+		m->all->code_hook(m->all->code_hook_arg, mem_slot_host(s, gpa), len);
 }
 
 uint32_t mem_epoch(const struct mem *m)
 {
-	return atomic_load(&m->epoch);
+	return atomic_load(&m->all->epoch);
 }
 
 void mem_epoch_next(struct mem *m)
 {
-	atomic_fetch_add(&m->epoch, 1);
+	atomic_fetch_add(&m->all->epoch, 1);
 }
 
 _Atomic uint32_t *mem_code_settling(struct mem *m)
 {
-	return &m->settling;
+	return &m->all->settling;
 }
 
 static size_t page_part(uint64_t gpa, size_t len)

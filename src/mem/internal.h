@@ -4,18 +4,25 @@
 
 #include "mem/mem.h"
 
+/* One address space. */
 struct mem {
 	/* Slots ordered by gpa; each is allocated by itself, so that pointers survive changes of other slots. */
 	struct mem_slot **slots;
 	unsigned count, capacity;
 	_Atomic unsigned hint;           /* slot that was found last, most likely the one wanted next */
+	struct mem_vm *all;
+};
+
+/* What the address spaces of a VM share. */
+struct mem_vm {
+	struct mem space[MEM_SPACES];
 	_Atomic uint64_t generation;
 	bool initially_set;
 
 	_Atomic uint32_t epoch;
 	_Atomic uint32_t settling;       /* see mem_code_settling() */
 
-	void (*code_hook)(void *arg, uint64_t gpa, unsigned len);
+	void (*code_hook)(void *arg, const uint8_t *host, unsigned len);
 	void *code_hook_arg;
 
 	struct lock writers;             /* one writer at a time */

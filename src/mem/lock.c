@@ -16,13 +16,13 @@ static __thread unsigned depth;
 static void reader_in(struct mem *m)
 {
 	for (;;) {
-		while (atomic_load(&m->writer))
-			futex_wait(&m->writer, 1, UINT64_MAX);
-		atomic_fetch_add(&m->readers, 1);
-		if (!atomic_load(&m->writer))
+		while (atomic_load(&m->all->writer))
+			futex_wait(&m->all->writer, 1, UINT64_MAX);
+		atomic_fetch_add(&m->all->readers, 1);
+		if (!atomic_load(&m->all->writer))
 			return;
-		if (atomic_fetch_sub(&m->readers, 1) == 1)
-			futex_wake(&m->readers, 1);
+		if (atomic_fetch_sub(&m->all->readers, 1) == 1)
+			futex_wake(&m->all->readers, 1);
 	}
 }
 
@@ -36,8 +36,8 @@ void mem_read_unlock(struct mem *m)
 {
 	if (--depth)
 		return;
-	if (atomic_fetch_sub(&m->readers, 1) == 1 && atomic_load(&m->writer))
-		futex_wake(&m->readers, 1);
+	if (atomic_fetch_sub(&m->all->readers, 1) == 1 && atomic_load(&m->all->writer))
+		futex_wake(&m->all->readers, 1);
 }
 
 bool mem_enter(struct mem *m)
@@ -56,16 +56,16 @@ void mem_leave(struct mem *m, bool entered)
 
 void mem_write_announce(struct mem *m)
 {
-	lock_take(&m->writers);
-	atomic_store(&m->writer, 1);
+	lock_take(&m->all->writers);
+	atomic_store(&m->all->writer, 1);
 }
 
 void mem_write_wait(struct mem *m)
 {
 	uint32_t n;
 
-	while ((n = atomic_load(&m->readers)))
-		futex_wait(&m->readers, n, UINT64_MAX);
+	while ((n = atomic_load(&m->all->readers)))
+		futex_wait(&m->all->readers, n, UINT64_MAX);
 	depth++;
 }
 
@@ -78,7 +78,7 @@ void mem_write_lock(struct mem *m)
 void mem_write_unlock(struct mem *m)
 {
 	depth--;
-	atomic_store(&m->writer, 0);
-	futex_wake(&m->writer, INT32_MAX);
-	lock_release(&m->writers);
+	atomic_store(&m->all->writer, 0);
+	futex_wake(&m->all->writer, INT32_MAX);
+	lock_release(&m->all->writers);
 }

@@ -3,6 +3,10 @@
  * pages hold translated code.  Memory belongs to the client; its contents
  * and residency are never cached here.
  *
+ * A VM has two address spaces with slots of their own: what processors see in
+ * system management mode, and what they see outside it. All else they share,
+ * the lock too: a call that has to do with no address may be given either.
+ *
  * Locking: readers (vCPUs inside KVM_RUN) hold the address space for reading
  * (mem_read_lock) while they use host pointers; slot changes take it for
  * writing, after the upper floor has asked every vCPU to let go.
@@ -14,6 +18,7 @@
 
 struct mem;
 
+enum { MEM_NORMAL, MEM_SMM, MEM_SPACES };                 /* KVM's numbers of address spaces */
 enum { MEM_SLOT_LOG_DIRTY = 1, MEM_SLOT_READONLY = 2 };   /* KVM_MEM_* */
 
 struct mem_slot {
@@ -21,13 +26,17 @@ struct mem_slot {
 	uint8_t *host;                   /* client's address of gpa */
 	uint32_t flags;                  /* MEM_SLOT_* */
 	uint16_t id;
+	uint8_t space;                   /* MEM_NORMAL or MEM_SMM */
 	_Atomic uint64_t *dirty;         /* one bit per page while logging, else NULL */
 	/* One word per page: bit g is set while some vCPU has translated code from bytes [g*64, g*64+64). */
 	_Atomic uint64_t *code;
 };
 
+/* Both address spaces, empty; the result is the normal one. NULL: no memory. */
 struct mem *mem_new(void);
 void mem_free(struct mem *m);
+/* That VM's other address space, or the same. */
+struct mem *mem_space(struct mem *m, unsigned space);
 
 /* Changes slots under the rules of KVM_SET_USER_MEMORY_REGION. 0 or -errno (EINVAL, EEXIST, ENOMEM). */
 int mem_slot_set(struct mem *m, uint16_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host);
@@ -35,7 +44,7 @@ int mem_slot_set(struct mem *m, uint16_t id, uint32_t flags, uint64_t gpa, uint6
 struct mem_slot *mem_slot_by_id(struct mem *m, uint16_t id);
 /* The slot that holds gpa, or NULL (MMIO). Called with the read lock held. */
 const struct mem_slot *mem_slot_find(struct mem *m, uint64_t gpa);
-/* A slot whose memory holds the host address, the first after the given one (NULL: the first); slots may share memory. */
+/* A slot of any space whose memory holds the host address, the first after the given one (NULL: the first); slots may share memory. */
 const struct mem_slot *mem_slot_by_host(struct mem *m, const void *host, const struct mem_slot *after);
 /* Grows by one with every change of slots. */
 uint64_t mem_generation(struct mem *m);
@@ -87,8 +96,8 @@ enum mem_exchanged { MEM_GONE = 0, MEM_EXCHANGED = 1, MEM_DIFFERS = 2 };
 enum mem_exchanged mem_exchange(void *word, uint64_t *expected, uint64_t value);
 /* For the handler of SIGSEGV and SIGBUS: was it one of these two? Then the context is changed so that it returns false. */
 bool mem_copy_signal(int signo, const void *siginfo, void *ucontext);
-/* Upper floor's hook: bytes [gpa, gpa+len) inside one page were changed and hold translated code. */
-void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, uint64_t gpa, unsigned len), void *arg);
+/* Upper floor's hook: bytes [host, host+len) inside one page of a slot were changed and hold translated code. */
+void mem_set_code_hook(struct mem *m, void (*hook)(void *arg, const uint8_t *host, unsigned len), void *arg);
 
 /* Copies out the dirty bitmap (size/4096 bits rounded up to 64) and, if clear, clears it. -ENOENT when not logged. */
 int mem_dirty_get(struct mem *m, uint16_t id, void *bitmap, bool clear);

@@ -26,7 +26,18 @@ void mem_zfree(void *p, size_t bytes)
 
 struct mem *mem_new(void)
 {
-	return calloc(1, sizeof(struct mem));
+	struct mem_vm *all = calloc(1, sizeof(*all));
+
+	if (!all)
+		return NULL;
+	for (unsigned i = 0; i < MEM_SPACES; i++)
+		all->space[i].all = all;
+	return &all->space[MEM_NORMAL];
+}
+
+struct mem *mem_space(struct mem *m, unsigned space)
+{
+	return &m->all->space[space];
 }
 
 static size_t code_bytes(const struct mem_slot *s)
@@ -41,17 +52,23 @@ static void slot_free(struct mem_slot *s)
 	free(s);
 }
 
-void mem_free(struct mem *m)
+static void space_free(struct mem *m)
 {
 	for (unsigned i = 0; i < m->count; i++)
 		slot_free(m->slots[i]);
 	free(m->slots);
-	free(m);
+}
+
+void mem_free(struct mem *m)
+{
+	for (unsigned i = 0; i < MEM_SPACES; i++)
+		space_free(mem_space(m, i));
+	free(m->all);
 }
 
 uint64_t mem_generation(struct mem *m)
 {
-	return atomic_load(&m->generation);
+	return atomic_load(&m->all->generation);
 }
 
 /* Index of the first slot that ends above gpa. */
@@ -90,12 +107,16 @@ const struct mem_slot *mem_slot_find(struct mem *m, uint64_t gpa)
 
 const struct mem_slot *mem_slot_by_host(struct mem *m, const void *host, const struct mem_slot *after)
 {
-	unsigned i = after ? slot_index(m, after->gpa) + 1 : 0;
 	const uint8_t *p = host;
 
-	for (; i < m->count; i++)
-		if (p >= m->slots[i]->host && p < m->slots[i]->host + m->slots[i]->size)
-			return m->slots[i];
+	for (unsigned space = after ? after->space : 0; space < MEM_SPACES; space++) {
+		const struct mem *in = mem_space(m, space);
+
+		for (unsigned i = after ? slot_index(in, after->gpa) + 1 : 0; i < in->count; i++)
+			if (p >= in->slots[i]->host && p < in->slots[i]->host + in->slots[i]->size)
+				return in->slots[i];
+		after = NULL;
+	}
 	return NULL;
 }
 
@@ -153,7 +174,7 @@ static int slot_delete(struct mem *m, struct mem_slot *s)
 		return -EINVAL;
 	slot_remove(m, s);
 	slot_free(s);
-	atomic_fetch_add(&m->generation, 1);
+	atomic_fetch_add(&m->all->generation, 1);
 	return 0;
 }
 
@@ -172,7 +193,7 @@ static int slot_create(struct mem *m, struct mem_slot init)
 		return -ENOMEM;
 	}
 	slot_insert(m, s);
-	atomic_fetch_add(&m->generation, 1);
+	atomic_fetch_add(&m->all->generation, 1);
 	return 0;
 }
 
@@ -203,7 +224,7 @@ static int slot_modify(struct mem *m, struct mem_slot *s, struct mem_slot want)
 		memset((void *)s->code, 0, code_bytes(s));
 		slot_insert(m, s);
 	}
-	atomic_fetch_add(&m->generation, 1);
+	atomic_fetch_add(&m->all->generation, 1);
 	return 0;
 }
 
@@ -224,10 +245,10 @@ int mem_slot_set(struct mem *m, uint16_t id, uint32_t flags, uint64_t gpa, uint6
 
 	if (!region_valid(flags, gpa, size, (uintptr_t)host))
 		return -EINVAL;
-	trace(mem, "slot %u flags %u gpa %#lx size %#lx host %p", id, flags, gpa, size, host);
+	trace(mem, "slot %ld:%u flags %u gpa %#lx size %#lx host %p", m - m->all->space, id, flags, gpa, size, host);
 	if (!size)
 		return slot_delete(m, old);
-	struct mem_slot want = { .gpa = gpa, .size = size, .host = host, .flags = flags, .id = id };
+	struct mem_slot want = { .gpa = gpa, .size = size, .host = host, .flags = flags, .id = id, .space = m - m->all->space };
 
 	return old ? slot_modify(m, old, want) : slot_create(m, want);
 }

@@ -102,6 +102,7 @@ static void unit_emit(struct translation_unit *u)
  */
 static void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len)
 {
+	const uint8_t *host_page = (const uint8_t *)((uintptr_t)from & ~4095ull);
 	_Atomic uint32_t *settling = mem_code_settling(cpu->mem);
 	for (const struct mem_slot *slot = NULL; (slot = mem_slot_by_host(cpu->mem, from, slot));) {
 		uint64_t gpa = slot->gpa + (from - slot->host);
@@ -112,8 +113,8 @@ static void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len)
 			continue;
 		atomic_fetch_add(settling, 1);
 		if (!atomic_fetch_or(word, bits) || atomic_load(settling) > 1) {
-			tlb_drop_write(cpu, (const uint8_t *)((uintptr_t)from & ~4095ull));
-			cpu->ops->code_page_new(cpu, gpa);
+			tlb_drop_write(cpu, host_page);
+			cpu->ops->code_page_new(cpu, host_page);
 		}
 		atomic_fetch_sub(settling, 1);
 	}

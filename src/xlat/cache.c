@@ -323,14 +323,11 @@ static void page_kill(struct engine *en, uint64_t host_page, uint64_t from, uint
 	}
 }
 
-void engine_invalidate(struct cpu *cpu, uint64_t gpa, unsigned len)
+void engine_invalidate(struct cpu *cpu, const uint8_t *host, unsigned len)
 {
-	const struct mem_slot *slot = mem_slot_find(cpu->mem, gpa);
-	if (!slot || !len)
-		return;
-	uint64_t host = (uintptr_t)mem_slot_host(slot, gpa);
-	uint64_t from = host & 4095 & ~63ull, to = ((host & 4095) + len + 63) & ~63ull;
-	page_kill(cpu->engine, host & ~4095ull, from, to, false);
+	uint64_t at = (uintptr_t)host & 4095, from = at & ~63ull, to = (at + len + 63) & ~63ull;
+	if (len)
+		page_kill(cpu->engine, (uintptr_t)host & ~4095ull, from, to, false);
 }
 
 void engine_exec_mapped(struct cpu *cpu, uint64_t gpa)

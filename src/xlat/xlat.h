@@ -31,8 +31,8 @@ enum cpu_exit engine_run(struct cpu *cpu);
 struct siginfo_t_;
 bool engine_signal(int signo, void *siginfo, void *ucontext);
 
-/* Drops translations of [gpa, gpa+len) (inside one page) on this vCPU. Call on the vCPU's thread or when it is not running. */
-void engine_invalidate(struct cpu *cpu, uint64_t gpa, unsigned len);
+/* Drops translations of [host, host+len), memory inside one page of a slot, on this vCPU. Call on the vCPU's thread or when it is not running. */
+void engine_invalidate(struct cpu *cpu, const uint8_t *host, unsigned len);
 /* Drops every translation. Likewise. */
 void engine_flush(struct cpu *cpu);
 

@@ -81,12 +81,12 @@ static void test_find_many(void)
 	mem_free(m);
 }
 
-static uint64_t hook_gpa;
+static const uint8_t *hook_host;
 static unsigned hook_len, hook_calls;
 
-static void hook(void *arg, uint64_t gpa, unsigned len)
+static void hook(void *arg, const uint8_t *host, unsigned len)
 {
-	hook_gpa = gpa;
+	hook_host = host;
 	hook_len = len;
 	hook_calls++;
 }
@@ -111,7 +111,7 @@ static void test_copies(void)
 	mem_read_unlock(m);
 	*code = 9ull << 3;               /* bytes 192..255 and 384..447 of page 1 hold code */
 	CHECK(mem_write(m, K + 184, in, 8) && hook_calls == 0);
-	CHECK(mem_write(m, K + 188, in, 8) && hook_calls == 1 && hook_gpa == K + 188 && hook_len == 8);
+	CHECK(mem_write(m, K + 188, in, 8) && hook_calls == 1 && hook_host == ram + K + 188 && hook_len == 8);
 	CHECK(*code == 1ull << 6);       /* what was hit is no code any more */
 	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 1);
 	*code = 1ull << 3;
@@ -119,6 +119,31 @@ static void test_copies(void)
 	*code = 1ull << 3;
 	CHECK(mem_write(m, K + 256, in, 8) && hook_calls == 2);
 	CHECK(mem_write(m, K + 100, ram, 300) && hook_calls == 3);
+	mem_free(m);
+}
+
+/* The same ids and addresses in both; what is shared is the lock, the generation and the client's memory. */
+static void test_spaces(void)
+{
+	struct mem *m = mem_new(), *smm = mem_space(m, MEM_SMM);
+	uint64_t generation = mem_generation(m);
+	const struct mem_slot *s;
+	uint8_t byte = 0x55;
+
+	CHECK(mem_space(m, MEM_NORMAL) == m && mem_space(smm, MEM_NORMAL) == m && mem_space(smm, MEM_SMM) == smm);
+	CHECK(set(m, 0, 0, 0, 4 * K, 0) == 0 && set(smm, 0, 0, 0, 8 * K, 0) == 0 && set(smm, 1, MEM_SLOT_LOG_DIRTY, 16 * K, K, 100 * K) == 0);
+	CHECK(mem_generation(m) == generation + 3 && mem_generation(smm) == generation + 3);
+	CHECK(mem_slot_find(m, K)->space == MEM_NORMAL && mem_slot_find(smm, K)->space == MEM_SMM && mem_slot_by_id(smm, 1) && !mem_slot_by_id(m, 1));
+	CHECK(!mem_slot_find(m, 5 * K) && mem_slot_find(smm, 5 * K) && !mem_slot_find(m, 16 * K));
+	CHECK(!mem_write(m, 16 * K, &byte, 1) && mem_write(smm, 16 * K + 1, &byte, 1) && ram[100 * K + 1] == 0x55);
+	/* Memory that both show is found twice, the normal space's slot first. */
+	s = mem_slot_by_host(smm, ram + K, NULL);
+	CHECK(s == mem_slot_find(m, K));
+	s = mem_slot_by_host(m, ram + K, s);
+	CHECK(s == mem_slot_find(smm, K) && !mem_slot_by_host(m, ram + K, s));
+	CHECK(mem_slot_by_host(m, ram + 100 * K, NULL) == mem_slot_find(smm, 16 * K));
+	/* Deleting in one leaves the other alone. */
+	CHECK(set(m, 0, 0, 0, 0, 0) == 0 && !mem_slot_find(m, K) && mem_slot_find(smm, K));
 	mem_free(m);
 }
 
@@ -209,6 +234,7 @@ int main(void)
 	test_slot_rules();
 	test_find_many();
 	test_copies();
+	test_spaces();
 	test_dirty();
 	test_lock();
 	printf("1..%u\n", tests);

@@ -57,7 +57,7 @@ static __attribute__((format(printf, 3, 4))) void check(bool good, int line, con
 
 static bool mmio_none(struct cpu *c, uint64_t gpa, void *data, unsigned len) { return false; }
 static bool mmio_none_write(struct cpu *c, uint64_t gpa, const void *data, unsigned len) { return false; }
-static void code_changed(struct cpu *c, uint64_t gpa, unsigned len) { }
+static void code_changed(struct cpu *c, const uint8_t *host, unsigned len) { }
 static const struct cpu_ops ops = { .mmio_read = mmio_none, .mmio_write = mmio_none_write, .code_changed = code_changed };
 
 static uint64_t *q(uint64_t gpa) { return (uint64_t *)(ram + gpa); }
