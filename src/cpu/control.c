@@ -160,14 +160,15 @@ bool cr4_write(struct cpu *cpu, uint64_t value)
 	return true;
 }
 
+uint64_t efer_allowed(const struct cpu *cpu)
+{
+	return EFER_LMA | (cpu_has(cpu, FEATURE_SYSCALL) ? EFER_SCE : 0) | (cpu_has(cpu, FEATURE_LM) ? EFER_LME : 0)
+	     | (cpu_has(cpu, FEATURE_NX) ? EFER_NX : 0);
+}
+
 bool efer_write(struct cpu *cpu, uint64_t value)
 {
-	uint64_t allowed = EFER_LMA;
-
-	allowed |= cpu_has(cpu, FEATURE_SYSCALL) ? EFER_SCE : 0;
-	allowed |= cpu_has(cpu, FEATURE_LM) ? EFER_LME : 0;
-	allowed |= cpu_has(cpu, FEATURE_NX) ? EFER_NX : 0;
-	if ((value & ~allowed) || (((value ^ cpu->efer) & EFER_LME) && (cpu->cr0 & CR0_PG)))
+	if ((value & ~efer_allowed(cpu)) || (((value ^ cpu->efer) & EFER_LME) && (cpu->cr0 & CR0_PG)))
 		return false;
 	cpu->efer = (value & ~EFER_LMA) | (cpu->efer & EFER_LMA);
 	cpu_mode_update(cpu);

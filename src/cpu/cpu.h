@@ -70,6 +70,7 @@ enum cpu_exit {
 	CPU_EXIT_DEBUG,                  /* KVM_SET_GUEST_DEBUG hit: cpu->debug_exit */
 	CPU_EXIT_HYPERCALL,              /* VMCALL/VMMCALL in L1: rip still at the instruction */
 	CPU_EXIT_VMX_INSN,               /* a VMX instruction in root operation or outside VMX: cpu->cur_insn */
+	CPU_EXIT_RSM,                    /* RSM in SMM: rip still at the instruction */
 	CPU_EXIT_EFAULT,                 /* the client's memory is gone (cpu->internal text says where) */
 	CPU_EXIT_INTERNAL_ERROR,         /* our bug: cpu->internal */
 };
@@ -177,12 +178,13 @@ struct cpu {
 	uint8_t cpl;                     /* SS.DPL; 0 in real mode, 3 in virtual-8086 mode */
 	uint8_t activity;                /* enum activity */
 	bool nmi_blocked;                /* outside VMX's virtual NMIs: by NMI delivery until IRET */
-	bool in_smm;
+	bool in_smm;                     /* mem is then the address space of system management mode (cpu/smm.h) */
+	bool smi_in_nmi;                 /* the SMI came while NMIs were blocked: they will be after RSM */
 	uint64_t pending_debug;          /* DR6 bits of #DB traps that wait for the instruction boundary */
 	struct msrs {
 		uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
 		uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-		uint64_t pat, misc_enable, debugctl, spec_ctrl, smbase;
+		uint64_t pat, misc_enable, debugctl, spec_ctrl, smbase, smi_count;
 		uint64_t perf_global_ctrl, feature_control, tsc_adjust, umwait_control;
 	} msr;
 	uint32_t tsc_inline;             /* RDTSC as things are: may not fault nor exit, and knows offsets only. cpu_mode_update() keeps it */
@@ -245,7 +247,7 @@ struct cpu {
 	struct lane lane[CPU_LANES];     /* the translator's (xlat/loop.c) */
 };
 
-enum { WANT_INTR = 1, WANT_NMI = 2 };
+enum { WANT_INTR = 1, WANT_NMI = 2, WANT_SMI = 4 };
 
 /*
  * The mode word: everything that the translation of the same bytes depends on.

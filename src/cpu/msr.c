@@ -80,6 +80,18 @@ static bool write_smbase(struct cpu *cpu, uint64_t value, bool host)
 	return host;
 }
 
+static uint64_t read_smi_count(struct cpu *cpu, bool host)
+{
+	return cpu->msr.smi_count;
+}
+
+static bool write_smi_count(struct cpu *cpu, uint64_t value, bool host)
+{
+	if (host)
+		cpu->msr.smi_count = value;
+	return host;
+}
+
 static uint64_t read_misc_enable(struct cpu *cpu, bool host)
 {
 	return cpu->msr.misc_enable;

@@ -14,7 +14,8 @@ rule_fn rule_mov_cr, rule_mov_dr, rule_clts, rule_lmsw, rule_smsw, rule_xsetbv, 
 rule_fn rule_invlpg, rule_invpcid, rule_wbinvd, rule_invd, rule_hlt, rule_monitor, rule_mwait, rule_pause, rule_umonitor,
         rule_user_wait, rule_encls;
 rule_fn rule_clflush;                    /* CLFLUSH, CLFLUSHOPT, CLWB: translate and check the address */
-rule_fn rule_rsm, rule_getsec;
+rule_fn rule_getsec;
+rule_fn rule_rsm;                        /* smm.c */
 /* flags.c */
 rule_fn rule_cli, rule_sti, rule_clac, rule_stac, rule_pushf, rule_popf;
 /* descriptors.c */
@@ -74,6 +75,7 @@ bool cr4_write(struct cpu *cpu, uint64_t value);
 bool efer_write(struct cpu *cpu, uint64_t value);
 bool xcr0_write(struct cpu *cpu, uint64_t value);
 uint64_t cr4_allowed(const struct cpu *cpu);           /* bits that guest CPUID permits */
+uint64_t efer_allowed(const struct cpu *cpu);
 /* Loads the four PDPTEs of cr3 under PAE paging. false: a reserved bit is set. */
 bool pdptrs_load(struct cpu *cpu, uint64_t cr3);
 

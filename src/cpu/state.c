@@ -107,7 +107,7 @@ static void reset_events(struct cpu *cpu)
 	cpu->event = cpu->delivering = (struct event){ 0 };
 	cpu->vmexit = (struct vmexit){ 0 };
 	cpu->shadow = 0;
-	cpu->nmi_blocked = cpu->in_smm = false;
+	cpu->nmi_blocked = false;
 	cpu->pending_debug = 0;
 	cpu->activity = ACTIVITY_ACTIVE;
 	cpu->io.pending = cpu->io.answered = false;

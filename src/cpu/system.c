@@ -1,6 +1,6 @@
 /*
  * Instructions that manage translations, caches and the processor's activity:
- * INVLPG, INVPCID, WBINVD, CLFLUSH, HLT, MONITOR, MWAIT, PAUSE, RSM, GETSEC.
+ * INVLPG, INVPCID, WBINVD, CLFLUSH, HLT, MONITOR, MWAIT, PAUSE, GETSEC.
  */
 #include "cpu/access.h"
 #include "cpu/rules.h"
@@ -194,12 +194,7 @@ void rule_encls(struct cpu *cpu, const struct insn *insn)
 	cpu_raise_ud(cpu);
 }
 
-/* Neither SMM nor SMX is offered: both are undefined where a guest can run them. */
-void rule_rsm(struct cpu *cpu, const struct insn *insn)
-{
-	cpu_raise_ud(cpu);
-}
-
+/* SMX is not offered. */
 void rule_getsec(struct cpu *cpu, const struct insn *insn)
 {
 	cpu_raise_ud(cpu);

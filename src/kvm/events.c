@@ -1,6 +1,6 @@
 /*
  * Events that reach a vCPU from outside, taken at an instruction boundary: INIT
- * and SIPI, what nested VMX makes of pending events, then NMI and interrupts.
+ * and SIPI, SMI, what nested VMX makes of pending events, then NMI and interrupts.
  * At most one is queued into cpu->event; the engine delivers it first thing.
  * What is blocked leaves a WANT_* bit, and the processor sets the poll word when
  * the window opens.
@@ -81,7 +81,13 @@ static bool sipi_exits(struct vcpu *v)
 	return true;
 }
 
-/* INIT is blocked in VMX root operation and exits in non-root (events_inject()). A SIPI not waited for is lost. */
+/* INIT is blocked in SMM and in VMX root operation, and exits in non-root (events_inject()); an SMI goes first. */
+static bool init_allowed(struct vcpu *v)
+{
+	return !v->cpu->in_smm && !vmx_in_operation(v->vmx) && !smi_waits(v);
+}
+
+/* A SIPI not waited for is lost. */
 void events_accept(struct vcpu *v)
 {
 	uint8_t vector = 0;
@@ -100,7 +106,9 @@ void events_accept(struct vcpu *v)
 		v->sipi_pending = true;
 		v->sipi_vector = vector;
 	}
-	if (v->init_pending && !vmx_in_operation(v->vmx)) {
+	if (events & LAPIC_SMI && params.smm)
+		atomic_store(&v->smi_queued, true);
+	if (v->init_pending && init_allowed(v)) {
 		v->init_pending = false;
 		init_accept(v);
 	}
@@ -231,21 +239,23 @@ static void wake_from_halt(struct vcpu *v)
  * One event at a time: with more pending, the engine must come back at the
  * first instruction boundary of the handler.
  */
-void events_inject(struct vcpu *v)
+bool events_inject(struct vcpu *v)
 {
 	struct cpu *cpu = v->cpu;
 
 	cpu->want = 0;
 	if (v->mp_state != KVM_MP_STATE_RUNNABLE)
-		return;
+		return true;
 	/*
 	 * An instruction whose access the client has answered is finished first (the engine ignores the poll word until
 	 * then): a handler in between would lose the answer, and the access would be made twice.
 	 */
 	if (cpu->io.nreads || cpu->io.answered) {
 		atomic_fetch_or(&cpu->poll, POLL_EVENT);
-		return;
+		return true;
 	}
+	if (!smi_inject(v))
+		return false;
 	if (vmx_in_l2(v->vmx))
 		l2_events(v);
 	if (!(cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ)) {
@@ -255,4 +265,5 @@ void events_inject(struct vcpu *v)
 	if (cpu->event.valid && cpu->want)
 		atomic_fetch_or(&cpu->poll, POLL_EVENT);
 	wake_from_halt(v);
+	return true;
 }

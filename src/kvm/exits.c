@@ -224,7 +224,7 @@ static unsigned insn_bytes(struct vcpu *v, uint8_t bytes[15])
 	bool writable, user;
 	unsigned n = 0;
 
-	while (n < 15 && tlb_probe(v->cpu, addr + n, &gpa, &writable, &user) && mem_read(v->vm->mem, gpa, bytes + n, 1))
+	while (n < 15 && tlb_probe(v->cpu, addr + n, &gpa, &writable, &user) && mem_read(v->cpu->mem, gpa, bytes + n, 1))
 		n++;
 	return n;
 }
@@ -295,6 +295,7 @@ int exit_handle(struct vcpu *v, enum cpu_exit why)
 		[CPU_EXIT_DEBUG] = on_debug,
 		[CPU_EXIT_HYPERCALL] = on_hypercall,
 		[CPU_EXIT_VMX_INSN] = on_vmx_insn,
+		[CPU_EXIT_RSM] = smm_exit,
 		[CPU_EXIT_EFAULT] = on_efault,
 		[CPU_EXIT_INTERNAL_ERROR] = on_internal_error,
 	};

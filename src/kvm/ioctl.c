@@ -139,6 +139,8 @@ long ioctl_dispatch(enum object_kind kind, void *object, uint32_t request, void 
 
 	if (!e)
 		return unknown(kind, request);
+	if ((kind == OBJECT_vcpu && ((struct vcpu *)object)->vm->dead) || (kind == OBJECT_vm && ((struct vm *)object)->dead))
+		return -EIO;
 	r = kind == OBJECT_vcpu ? call_vcpu(e, object, arg) : call_entry(e, object, arg);
 	trace(kvm, "%s %p = %ld", e->name, arg, r);
 	return r;

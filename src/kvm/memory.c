@@ -17,15 +17,25 @@ static bool same_place(const struct mem_slot *s, const struct kvm_userspace_memo
 	return s && r->memory_size == s->size && r->guest_phys_addr == s->gpa && r->userspace_addr == (uintptr_t)s->host;
 }
 
+/* The upper half of the client's number names the address space, the lower one the slot there. NULL: there is no such. */
+static struct mem *space_of(struct vm *vm, uint32_t slot)
+{
+	unsigned spaces = params.smm ? MEM_SPACES : 1;
+
+	return slot >> 16 < spaces && (uint16_t)slot < SLOT_COUNT ? mem_space(vm->mem, slot >> 16) : NULL;
+}
+
 long vm_set_user_memory_region(struct vm *vm, const struct kvm_userspace_memory_region *r)
 {
 	long ret;
+	struct mem *space = space_of(vm, r->slot);
+	uint16_t id = r->slot;
 
-	if (r->slot >= SLOT_COUNT)       /* one address space: the high half must be zero, too */
+	if (!space)
 		return -EINVAL;
 	pthread_mutex_lock(&vm->lock);
-	vm_stop(vm, same_place(mem_slot_by_id(vm->mem, r->slot), r) ? REQ_DROP_WRITES : REQ_SLOTS);
-	ret = mem_slot_set(vm->mem, r->slot, r->flags, r->guest_phys_addr, r->memory_size, (void *)(uintptr_t)r->userspace_addr);
+	vm_stop(vm, same_place(mem_slot_by_id(space, id), r) ? REQ_DROP_WRITES : REQ_SLOTS);
+	ret = mem_slot_set(space, id, r->flags, r->guest_phys_addr, r->memory_size, (void *)(uintptr_t)r->userspace_addr);
 	vm_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
 	return ret;
@@ -40,14 +50,15 @@ static bool any_set(const uint64_t *bits, size_t bytes)
 }
 
 /* Clean logs are read often (displays) and need no stop. */
-static int log_read(struct vm *vm, unsigned id, uint64_t *bits, size_t bytes)
+static int log_read(struct vm *vm, uint32_t slot, uint64_t *bits, size_t bytes)
 {
-	int r = mem_dirty_get(vm->mem, id, bits, false);
+	struct mem *space = space_of(vm, slot);
+	int r = mem_dirty_get(space, slot, bits, false);
 
 	if (r < 0 || vm->manual_dirty || !any_set(bits, bytes))
 		return r;
 	vm_stop(vm, REQ_DROP_WRITES);
-	r = mem_dirty_get(vm->mem, id, bits, true);
+	r = mem_dirty_get(space, slot, bits, true);
 	vm_resume(vm);
 	return r;
 }
@@ -55,11 +66,12 @@ static int log_read(struct vm *vm, unsigned id, uint64_t *bits, size_t bytes)
 /* Bytes of the slot's log, or -errno. */
 static long log_size(struct vm *vm, uint32_t slot)
 {
+	struct mem *space = space_of(vm, slot);
 	const struct mem_slot *s;
 
-	if (slot >= SLOT_COUNT)
+	if (!space)
 		return -EINVAL;
-	s = mem_slot_by_id(vm->mem, slot);
+	s = mem_slot_by_id(space, slot);
 	return s && s->dirty ? (long)(((s->size >> 12) + 63) / 64 * 8) : -ENOENT;
 }
 
@@ -106,7 +118,7 @@ static long dirty_log_clear(struct vm *vm, const struct kvm_clear_dirty_log *log
 	r = user_read(bits, log->dirty_bitmap, bytes);
 	if (!r) {
 		vm_stop(vm, REQ_DROP_WRITES);
-		r = mem_dirty_clear(vm->mem, log->slot, log->first_page, log->num_pages, bits);
+		r = mem_dirty_clear(space_of(vm, log->slot), log->slot, log->first_page, log->num_pages, bits);
 		vm_resume(vm);
 	}
 	free(bits);

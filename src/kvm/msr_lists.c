@@ -6,12 +6,14 @@ enum { MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a, MSR_PERF_CAPABILITIE
 #define MCG_CTL_P BIT(8)
 #define MCG_SER_P BIT(24)
 
-static const struct { uint32_t index; bool nested; } saved[] = {
-#define SAVED(index) { index, false },
-#define NESTED(index) { index, true },
+static const struct { uint32_t index; const bool *param; } saved[] = {
+#define SAVED(index) { index, NULL },
+#define NESTED(index) { index, &params.nested },
+#define MANAGED(index) { index, &params.smm },
 #include "kvm/msr_lists.def"
 #undef SAVED
 #undef NESTED
+#undef MANAGED
 };
 
 /* Bits of IA32_ARCH_CAPABILITIES: what this processor does not suffer from. */
@@ -64,7 +66,7 @@ long system_get_msr_index_list(struct system *s, void *arg)
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
-		if (!saved[i].nested || params.nested)
+		if (!saved[i].param || *saved[i].param)
 			list[n++] = saved[i].index;
 	return msr_index_list_copy(arg, list, n);
 }

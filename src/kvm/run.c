@@ -190,7 +190,8 @@ static int turn(struct vcpu *v)
 		return run_engine(v);
 	}
 	events_accept(v);
-	events_inject(v);
+	if (!events_inject(v))
+		return -EIO;
 	if (exit_window(v))
 		return RUN_EXIT;
 	if (!blocked(v))
@@ -307,7 +308,7 @@ static void report(struct vcpu *v)
 	struct kvm_run *run = v->run;
 
 	run->if_flag = vcpu_interrupt_enabled(v);
-	run->flags = 0;
+	run->flags = v->cpu->in_smm ? KVM_RUN_X86_SMM : 0;
 	run->cr8 = vcpu_cr8(v);
 	run->apic_base = vcpu_apic_base(v);
 	run->ready_for_interrupt_injection = pic_in_kernel(v) || vcpu_interrupt_window(v);

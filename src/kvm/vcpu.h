@@ -48,8 +48,16 @@ int vcpu_interrupt_pending(struct vcpu *v);      /* vector, or -1 */
 int vcpu_interrupt_ack(struct vcpu *v);
 /* INIT and SIPI that have arrived. */
 void events_accept(struct vcpu *v);
-/* Queues what is due into cpu->event, exits from L2 to L1 where L1 asked for it; wakes from HLT. */
-void events_inject(struct vcpu *v);
+/* Queues what is due into cpu->event, exits from L2 to L1 where L1 asked for it; wakes from HLT. false: the VM is dead. */
+bool events_inject(struct vcpu *v);
+
+/* ---- smm.c ---- */
+bool smi_waits(struct vcpu *v);          /* an SMI has arrived, for a vCPU that takes it before all else */
+/* At an instruction boundary: into SMM if an SMI has arrived and can be taken. false: the VM is dead. */
+bool smi_inject(struct vcpu *v);
+int smm_exit(struct vcpu *v);            /* RSM: RUN_ON */
+/* KVM_SET_VCPU_EVENTS; nested VMX ends with a change. */
+void smm_set_by_client(struct vcpu *v, bool on, bool in_nmi);
 
 /* ---- exits.c ---- */
 bool exit_next_access(struct vcpu *v);   /* fills kvm_run with the next port or MMIO access for the client, if any */

@@ -83,6 +83,10 @@ long kvm_vcpu_get_events(struct vcpu *v, struct kvm_vcpu_events *out)
 	out->nmi.injected = e->valid && e->type == EVENT_NMI;
 	out->nmi.pending = atomic_load(&v->nmis_queued);
 	out->nmi.masked = nmi_masked(v->cpu);
+	out->smi.smm = v->cpu->in_smm;
+	out->smi.smm_inside_nmi = v->cpu->smi_in_nmi;
+	out->smi.pending = atomic_load(&v->smi_queued);
+	out->smi.latched_init = v->init_pending;
 	out->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (v->vm->enabled_caps & VM_EXCEPTION_PAYLOAD)
 		out->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
@@ -97,6 +101,14 @@ long kvm_vcpu_get_events(struct vcpu *v, struct kvm_vcpu_events *out)
 
 enum { SETTABLE = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW |
                   KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT };
+
+/* INIT is latched in SMM. Without SMM only the state outside it can be set. */
+static bool smi_valid(const struct vcpu *v, const struct kvm_vcpu_events *in)
+{
+	if (!(in->flags & KVM_VCPUEVENT_VALID_SMM) || !(in->smi.smm || in->smi.pending || in->smi.smm_inside_nmi))
+		return true;
+	return params.smm && v->mp_state != KVM_MP_STATE_INIT_RECEIVED;
+}
 
 static bool events_valid(const struct vcpu *v, const struct kvm_vcpu_events *in)
 {
@@ -114,8 +126,7 @@ static bool events_valid(const struct vcpu *v, const struct kvm_vcpu_events *in)
 		return false;
 	if (in->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT && !(caps & VM_TRIPLE_FAULT_EVENT))
 		return false;
-	/* No system management mode: only the state outside it can be set. */
-	return !(in->flags & KVM_VCPUEVENT_VALID_SMM && (in->smi.smm || in->smi.pending || in->smi.smm_inside_nmi));
+	return smi_valid(v, in);
 }
 
 /* The one event that is to be delivered first. */
@@ -148,6 +159,16 @@ static void nmi_mask(struct cpu *cpu, bool masked)
 	cpu->nmi_blocked = masked && !virtual;
 }
 
+static void set_smi(struct vcpu *v, const struct kvm_vcpu_events *in)
+{
+	if (!(in->flags & KVM_VCPUEVENT_VALID_SMM))
+		return;
+	smm_set_by_client(v, in->smi.smm, in->smi.smm_inside_nmi);
+	atomic_store(&v->smi_queued, in->smi.pending);
+	if (lapic_in_kernel(v))
+		v->init_pending = in->smi.latched_init;
+}
+
 long kvm_vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *in)
 {
 	struct cpu *cpu = v->cpu;
@@ -155,6 +176,7 @@ long kvm_vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *in)
 	if (!events_valid(v, in))
 		return -EINVAL;
 	events_accept(v);
+	set_smi(v, in);
 	cpu->event = event_of(in);
 	if (in->interrupt.injected && in->interrupt.nr == v->user_interrupt)
 		v->user_interrupt = -1;
@@ -213,7 +235,10 @@ void vcpu_l2_restored(struct vcpu *v)
 long kvm_vcpu_set_mp_state(struct vcpu *v, const struct kvm_mp_state *s)
 {
 	uint32_t state = s->mp_state;
+	bool starting = state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED;
 
+	if (starting && (v->cpu->in_smm || atomic_load(&v->smi_queued)))
+		return -EINVAL;
 	if (state > KVM_MP_STATE_SIPI_RECEIVED || (!lapic_in_kernel(v) && state != KVM_MP_STATE_RUNNABLE))
 		return -EINVAL;
 	if (vmx_in_l2(v->vmx) && state != KVM_MP_STATE_UNINITIALIZED && state != KVM_MP_STATE_SIPI_RECEIVED) {
@@ -255,7 +280,11 @@ long kvm_vcpu_nmi(struct vcpu *v)
 
 long kvm_vcpu_smi(struct vcpu *v)
 {
-	return -ENOTTY;                  /* system management mode is not offered */
+	if (!params.smm)
+		return -ENOTTY;
+	atomic_store(&v->smi_queued, true);
+	vcpu_kick(v);
+	return 0;
 }
 
 /* ---- machine checks ---- */

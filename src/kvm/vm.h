@@ -24,7 +24,7 @@ struct vcpu {
 	_Atomic uint32_t mp_state;       /* KVM_MP_STATE_* */
 	_Atomic uint32_t wake;           /* futex: bumped by every kick while halted */
 	_Atomic uint32_t requests;       /* REQ_* posted by other threads */
-	_Atomic bool smi_queued;
+	_Atomic bool smi_queued;         /* an SMI has arrived and is not taken yet */
 	_Atomic unsigned nmis_queued;    /* at most 2: one in service, so to say, and one behind it */
 	bool ran;                        /* KVM_RUN was called: CPUID is frozen */
 	int user_interrupt;              /* KVM_INTERRUPT vector waiting, or -1 */
@@ -100,6 +100,7 @@ struct vm {
 	_Atomic uint64_t wall_clock;     /* the PV MSR that all vCPUs share */
 	struct tsc_sync { struct lock lock; uint64_t ns, value; uint64_t khz; int64_t offset; bool valid; } tsc_sync; /* last write of a TSC */
 	struct timers *timers;           /* timers.c's */
+	_Atomic bool dead;               /* an SMI found no memory at SMBASE: every ioctl is -EIO */
 	_Atomic bool exclusive;          /* one vCPU wants to be, or is, the only one in the engine */
 };
 

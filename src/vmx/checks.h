@@ -23,6 +23,12 @@ static inline uint32_t vmcs12_secondary(const struct vmcs12 *vmcs)
 	return vmcs->cpu_based_vm_exec_control & PRIMARY_SECONDARY ? vmcs->secondary_vm_exec_control : 0;
 }
 
+/* L2 has a shadow VMCS for its own VMREADs. */
+static inline bool vmx_uses_shadow(const struct vmcs12 *vmcs)
+{
+	return (vmcs12_secondary(vmcs) & SECONDARY_SHADOW_VMCS) && vmcs->vmcs_link_pointer != VMX_NO_POINTER;
+}
+
 static inline uint64_t vmcs12_tertiary(const struct vmcs12 *vmcs)
 {
 	return vmcs->cpu_based_vm_exec_control & PRIMARY_TERTIARY ? vmcs->tertiary_vm_exec_control : 0;

@@ -171,11 +171,6 @@ static void enter_l2(struct vmx_vcpu *v)
 		tlb_flush_vpid(v->cpu, 0, true);
 }
 
-static bool uses_shadow_vmcs(const struct vmcs12 *vmcs)
-{
-	return (vmcs12_secondary(vmcs) & SECONDARY_SHADOW_VMCS) && vmcs->vmcs_link_pointer != VMX_NO_POINTER;
-}
-
 static enum vmx_entry_outcome enter_checked(struct vmx_vcpu *v, bool launch)
 {
 	struct vmcs12 *vmcs = &v->vmcs12;
@@ -187,7 +182,7 @@ static enum vmx_entry_outcome enter_checked(struct vmx_vcpu *v, bool launch)
 	if (!fetch_pdptes(v, pdpte))
 		return vmx_entry_failure(v, EXIT_INVALID_GUEST_STATE, 2);
 	v->shadow_valid = false;
-	if (uses_shadow_vmcs(vmcs) && !vmx_shadow_load(v))
+	if (vmx_uses_shadow(vmcs) && !vmx_shadow_load(v))
 		return vmx_entry_failure(v, EXIT_INVALID_GUEST_STATE, 4);
 	vmx_merge(v);
 	vmx_map_pages(v);

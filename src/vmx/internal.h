@@ -79,6 +79,9 @@ struct vmx_vcpu {
 	uint64_t mapped_generation;      /* mem_generation() when vmcs02's pages were looked up */
 	uint8_t no_page[PAGE_SIZE_4K];   /* stands in for a virtual-APIC page where L1 has no memory */
 
+	/* In SMM: what RSM goes back to. restored: v->vmcs12 is the client's, not looked at yet. */
+	struct { bool vmxon, in_l2, restored; } smm;
+
 	bool l1_nmi_blocked;             /* before VM entry; a failed entry goes back to it */
 };
 
@@ -117,6 +120,11 @@ void vmx_enter_operation(struct vmx_vcpu *v, uint64_t ptr);
 /* cpu->ctl = &vmcs02 (or &vmcs01), in_l2, mode word and TLB context. Registers are the caller's business. */
 void vmx_run_l2(struct vmx_vcpu *v);
 void vmx_run_l1(struct vmx_vcpu *v);
+
+/* ---- smm.c ---- */
+
+/* KVM_SET_NESTED_STATE in SMM: VMX operation, and L2 if in_l2, goes on with RSM. */
+void vmx_smm_restore(struct vmx_vcpu *v, bool in_l2);
 
 /* ---- VM entry checks (check_controls.c, check_host.c, check_guest.c) ---- */
 

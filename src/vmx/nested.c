@@ -91,12 +91,12 @@ void vmx_enter_operation(struct vmx_vcpu *v, uint64_t ptr)
 
 void vmx_leave(struct vmx_vcpu *v)
 {
-	if (!v->in_operation)
+	if (!v->in_operation && !v->smm.vmxon)
 		return;
-	if (v->in_l2 && v->timer_active)
+	if (v->timer_active)
 		v->ops->timer(v->cpu, UINT64_MAX);
 	v->timer_active = v->run_pending = v->mtf_pending = v->pages_pending = v->shadow_valid = false;
-	v->in_operation = false;
+	v->in_operation = v->smm.vmxon = v->smm.in_l2 = v->smm.restored = false;
 	v->vmxon_ptr = v->current_ptr = VMX_NO_POINTER;
 	vmx_run_l1(v);
 }

@@ -15,11 +15,7 @@ _Static_assert(HEADER_SIZE == 128, "KVM's ABI");
 _Static_assert(offsetof(struct kvm_nested_state, data) == 128, "KVM's ABI");
 _Static_assert(sizeof(struct kvm_vmx_nested_state_data) == 2 * VMCS12_SIZE, "KVM's ABI");
 
-/* L2 has a shadow VMCS for its own VMREADs. */
-static bool uses_shadow(const struct vmcs12 *vmcs)
-{
-	return (vmcs12_secondary(vmcs) & SECONDARY_SHADOW_VMCS) && vmcs->vmcs_link_pointer != VMX_NO_POINTER;
-}
+#define SMM_FLAGS (KVM_STATE_NESTED_SMM_GUEST_MODE | KVM_STATE_NESTED_SMM_VMXON)
 
 static void fill_header(const struct vmx_vcpu *v, struct kvm_nested_state *h)
 {
@@ -27,15 +23,16 @@ static void fill_header(const struct vmx_vcpu *v, struct kvm_nested_state *h)
 		.format = KVM_STATE_NESTED_FORMAT_VMX, .size = HEADER_SIZE,
 		.hdr.vmx = { .vmxon_pa = VMX_NO_POINTER, .vmcs12_pa = VMX_NO_POINTER },
 	};
-	if (!v->in_operation)
+	if (!v->in_operation && !v->smm.vmxon)
 		return;
 	h->hdr.vmx.vmxon_pa = v->vmxon_ptr;
 	h->hdr.vmx.vmcs12_pa = v->current_ptr;
 	if (v->current_ptr != VMX_NO_POINTER)
 		h->size += VMCS12_SIZE;
+	h->hdr.vmx.smm.flags = (v->smm.vmxon ? KVM_STATE_NESTED_SMM_VMXON : 0) | (v->smm.in_l2 ? KVM_STATE_NESTED_SMM_GUEST_MODE : 0);
 	if (!v->in_l2)
 		return;
-	if (uses_shadow(&v->vmcs12))
+	if (vmx_uses_shadow(&v->vmcs12))
 		h->size += VMCS12_SIZE;
 	h->flags = KVM_STATE_NESTED_GUEST_MODE | (v->run_pending ? KVM_STATE_NESTED_RUN_PENDING : 0) |
 	           (v->mtf_pending ? KVM_STATE_NESTED_MTF_PENDING : 0);
@@ -66,6 +63,18 @@ int vmx_get_nested_state(struct vmx_vcpu *v, struct kvm_nested_state *state, uin
 
 /* ---- KVM_SET_NESTED_STATE ---- */
 
+/* In SMM there is no VMX operation, but there may be one to go back to; outside SMM no state speaks of it. */
+static bool smm_flags_ok(const struct vmx_vcpu *v, const struct kvm_nested_state *s)
+{
+	unsigned flags = s->hdr.vmx.smm.flags;
+
+	REQUIRE(!(flags & ~SMM_FLAGS));
+	REQUIRE(!(flags & KVM_STATE_NESTED_SMM_GUEST_MODE) || (flags & KVM_STATE_NESTED_SMM_VMXON));
+	REQUIRE(v->cpu->in_smm || !flags);
+	REQUIRE(!v->cpu->in_smm || !(s->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING)));
+	return true;
+}
+
 /* Everything that can be said of the header before the present state is given up. */
 static bool header_ok(const struct vmx_vcpu *v, const struct kvm_nested_state *s)
 {
@@ -81,11 +90,9 @@ static bool header_ok(const struct vmx_vcpu *v, const struct kvm_nested_state *s
 		REQUIRE(v->offered);
 		REQUIRE(vmx_pa_ok(v, s->hdr.vmx.vmxon_pa, PAGE_SIZE_4K));
 	}
-	/* There is no SMM here, so no state may speak of it; and no enlightened VMCS was enabled. */
-	REQUIRE(!s->hdr.vmx.smm.flags);
 	REQUIRE(!(s->hdr.vmx.flags & ~KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE));
-	REQUIRE(!(s->flags & KVM_STATE_NESTED_EVMCS));
-	return true;
+	REQUIRE(!(s->flags & KVM_STATE_NESTED_EVMCS));           /* none was enabled */
+	return smm_flags_ok(v, s);
 }
 
 static bool current_vmcs_ok(const struct vmx_vcpu *v, const struct kvm_nested_state *s)
@@ -98,7 +105,7 @@ static bool current_vmcs_ok(const struct vmx_vcpu *v, const struct kvm_nested_st
 
 static bool load_shadow(struct vmx_vcpu *v, const struct kvm_nested_state *s)
 {
-	if (!uses_shadow(&v->vmcs12))
+	if (!vmx_uses_shadow(&v->vmcs12))
 		return true;
 	REQUIRE(s->size >= HEADER_SIZE + 2 * VMCS12_SIZE);
 	memcpy(&v->shadow, s->data.vmx[0].shadow_vmcs12, VMCS12_SIZE);
@@ -128,6 +135,17 @@ static int restore_l2(struct vmx_vcpu *v, const struct kvm_nested_state *s)
 	return -EINVAL;
 }
 
+/* In SMM: VMX operation is what RSM will go back to. */
+static int restore_smm(struct vmx_vcpu *v, unsigned flags)
+{
+	if (!(flags & KVM_STATE_NESTED_SMM_VMXON))
+		return 0;
+	if ((flags & KVM_STATE_NESTED_SMM_GUEST_MODE) && (v->current_ptr == VMX_NO_POINTER || v->vmcs12.revision_id != VMX_REVISION))
+		return -EINVAL;
+	vmx_smm_restore(v, flags & KVM_STATE_NESTED_SMM_GUEST_MODE);
+	return 0;
+}
+
 int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state)
 {
 	/* Also what tells "no VMX state" from a reset client with a full-sized buffer: the pointers, not the size. */
@@ -139,7 +157,7 @@ int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *stat
 	vmx_enter_operation(v, state->hdr.vmx.vmxon_pa);
 	if (state->size < HEADER_SIZE + VMCS12_SIZE) {
 		bool vmcs_expected = (state->flags & KVM_STATE_NESTED_GUEST_MODE) || state->hdr.vmx.vmcs12_pa != VMX_NO_POINTER;
-		return vmcs_expected ? -EINVAL : 0;
+		return vmcs_expected ? -EINVAL : restore_smm(v, state->hdr.vmx.smm.flags);
 	}
 	if (!current_vmcs_ok(v, state))
 		return -EINVAL;
@@ -150,5 +168,5 @@ int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *stat
 		return -EINVAL;
 	if ((state->flags & KVM_STATE_NESTED_GUEST_MODE) && v->vmcs12.revision_id != VMX_REVISION)
 		return -EINVAL;
-	return state->flags & KVM_STATE_NESTED_GUEST_MODE ? restore_l2(v, state) : 0;
+	return state->flags & KVM_STATE_NESTED_GUEST_MODE ? restore_l2(v, state) : restore_smm(v, state->hdr.vmx.smm.flags);
 }

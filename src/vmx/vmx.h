@@ -71,6 +71,15 @@ void vmx_cpuid_update(struct vmx_vcpu *v);
 /* KVM_GET/SET_NESTED_STATE. user_size: bytes of the client's buffer. Returns 0 or -errno (E2BIG: state->size tells). */
 int vmx_get_nested_state(struct vmx_vcpu *v, struct kvm_nested_state *state, uint32_t user_size);
 int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state);
+/*
+ * System management mode, without a monitor for it. An SMI ends VMX operation, L2 included, until RSM: enter() when the
+ * registers are saved and still L2's, leave() before they are loaded. prepare(): an L2 that the client has restored is
+ * completed; it may have an event to be delivered then. leave() false: the client has restored one that VM entry would
+ * not take.
+ */
+void vmx_smm_prepare(struct vmx_vcpu *v);
+void vmx_smm_enter(struct vmx_vcpu *v);
+bool vmx_smm_leave(struct vmx_vcpu *v);
 /* L1's TSC was written: L2's preemption timer expires at another time. */
 void vmx_tsc_changed(struct vmx_vcpu *v);
 /* Forces the vCPU out of VMX operation (FEATURE_CONTROL written 0 by the client, SET_NESTED_STATE, reset). */

@@ -179,7 +179,7 @@ static void test_memory(void)
 	CHECK(call(vm, KVM_GET_DIRTY_LOG, &log) == -EFAULT);
 	r.slot = 4;
 	CHECK(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EEXIST);
-	r.slot = 1 << 16;
+	r.slot = 2 << 16;
 	CHECK(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EINVAL);
 	r.slot = 3;
 	r.memory_size = 0;

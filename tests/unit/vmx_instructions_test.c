@@ -64,6 +64,7 @@ bool vmx_check_controls(struct vmx_vcpu *v, const struct vmcs12 *vmcs) { return 
 bool vmx_check_host(struct vmx_vcpu *v, const struct vmcs12 *vmcs) { return true; }
 bool vmx_check_guest(struct vmx_vcpu *v, const struct vmcs12 *vmcs, uint64_t *qualification) { return guest_ok; }
 void vmx_sync_vmcs12(struct vmx_vcpu *v) { v->vmcs12.guest_rip = v->cpu->rip; }
+void vmx_smm_restore(struct vmx_vcpu *v, bool in_l2) { }
 void vmx_resume_l2(struct vmx_vcpu *v) { vmx_run_l2(v); }
 enum vmx_entry_outcome vmx_enter(struct vmx_vcpu *v, bool launch)
 {
