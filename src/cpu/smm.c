@@ -218,7 +218,7 @@ static void registers_load(struct cpu *cpu, const struct smm_state *s)
 {
 	bool long_mode = (s->cr0 & CR0_PG) && (s->efer & EFER_LME);
 
-	memcpy(cpu->gpr, s->gpr, sizeof(s->gpr));
+	memcpy(cpu->gpr, s->gpr, (wide(cpu) ? 16 : 8) * sizeof(s->gpr[0]));
 	cpu->rip = cpu->next_rip = s->rip;
 	cpu->cr0 = s->cr0;
 	cpu->cr3 = s->cr3;
