@@ -3,6 +3,6 @@ HYPERVISOR_TESTS = vtx apicv posted pml vmfunc ept ve controls tsc spp smm_neste
 $(HYPERVISOR_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/hypervisor.c tests/guest/hypervisor.h
 RIG_TESTS = string replay loop table stack descriptors gates control paging flush task debug flags fpu address device
 $(RIG_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/rig.c tests/guest/rig.h
-SMM_TESTS = smm smm_events smm_nested
+SMM_TESTS = smm smm_events smm_client smm_nested
 $(SMM_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/smram.c tests/guest/smram.h
 $(GUEST_TESTS): tests/guest/machine.c tests/guest/machine.h
