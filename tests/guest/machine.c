@@ -117,6 +117,9 @@ static void vcpu_restore(int fd, const struct machine *m, const struct machine_v
 		order[i] = order[j];
 		order[j] = p;
 	}
+	/* But for what the kernel refuses: nested state that speaks of SMM, outside it. */
+	if (v->nested.s.hdr.vmx.smm.flags)
+		part_restore(fd, m, v, EVENTS);
 	for (unsigned i = 0; i < PARTS; i++)
 		part_restore(fd, m, v, order[i]);
 }
