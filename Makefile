@@ -70,7 +70,7 @@ UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
 GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
-BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smp depth3 depth3-no-shadow
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm smp depth3 depth3-no-shadow
 MIGRATIONS = savevm live damaged
 
 $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
@@ -90,12 +90,12 @@ check: all images tests
 		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
 		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %')
 
-# The long ones: many migrations, several processors, four levels.
+# The long ones: many migrations, several processors, four levels, OVMF.
 check-migration: all images
 	@tests/run.sh $(MIGRATIONS:%='tests/boot/migrate.sh %') 'tests/boot/migrate.sh idle' 'ROUNDS=10 tests/boot/migrate.sh live' \
 		'SMP=2 L2SMP=2 ROUNDS=20 tests/boot/migrate.sh live' 'SMP=2 ROUNDS=10 tests/boot/migrate.sh idle' \
 		'SMP=2 L2SMP=2 tests/boot/migrate.sh savevm' 'CPU=qemu64,+vmx ROUNDS=5 tests/boot/migrate.sh live' \
-		'tests/boot/boot.sh depth4'
+		'tests/boot/boot.sh depth4' 'tests/boot/boot.sh secure-boot'
 
 # What share of each room's lines and branches the unit and guest tests run.
 COVERAGE = $(BUILD)/coverage

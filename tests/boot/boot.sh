@@ -70,6 +70,30 @@ not-nested)
 	echo 'options kvm-intel nested=0' >"$out/modprobe.conf"
 	l1 --modprobe "$out/modprobe.conf" -- -cpu host
 	check 'nested=0 in a modprobe file hides VMX' says '^L1: .*VMX no' ;;
+smm)
+	for machine in pc q35; do
+		l1 --trace cpu --trace-file "$out/$machine.trace" -- -M "$machine,smm=on" -cpu host
+		check "SeaBIOS on $machine enters SMM" grep -q 'SMI at .*SMBASE 0x30000' "$out/$machine.trace"
+		check 'and leaves it as often' [ "$(grep -c 'SMI at' "$out/$machine.trace")" = "$(grep -c 'RSM to' "$out/$machine.trace")" ]
+		rm -f "$out/$machine.trace"
+	done
+	l1 --param anykvm.smm=0 --trace cpu --trace-file "$out/off.trace" -- -cpu host
+	check 'anykvm.smm=0: nobody enters SMM' [ "$(grep -c 'SMI at' "$out/off.trace")" = 0 ]
+	rm -f "$out/off.trace"
+	timeout 20 ./anykvm run --param anykvm.smm=0 -- qemu-system-x86_64 -accel kvm -M q35,smm=on -display none -S </dev/null 2>"$out/refused.log"
+	check 'and QEMU says so when it is told to' grep -q 'System Management Mode not supported' "$out/refused.log" ;;
+secure-boot)
+	if [ ! -f /usr/share/OVMF/OVMF_CODE_4M.secboot.fd ]; then skip 'OVMF for secure boot' 'needs the package ovmf'; exit; fi
+	cp /usr/share/OVMF/OVMF_VARS_4M.fd "$out/vars.fd"
+	timeout -k 5 240 ./anykvm run -- qemu-system-x86_64 -accel kvm -M q35,smm=on -cpu host -m 512 -nodefaults -no-user-config \
+		-display none -serial stdio -global driver=cfi.pflash01,property=secure,value=on \
+		-drive if=pflash,format=raw,unit=0,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd,readonly=on \
+		-drive "if=pflash,format=raw,unit=1,file=$out/vars.fd" </dev/null >"$out/l1.log" 2>"$out/l0.log" &
+	pid=$!
+	while kill -0 $pid 2>/dev/null && ! says 'Shell>'; do sleep 1; done
+	kill $pid 2>/dev/null
+	wait $pid
+	check "OVMF reaches its shell" says 'Shell>' ;;
 anykvm-answers)
 	# Only anykvm can call the processor so: neither the host nor a KVM of the kernel would.
 	if node_is_hidden; then check "the kernel's /dev/kvm is hidden" true
