@@ -56,7 +56,8 @@ bool engine_map(struct engine *en)
 	en->exits = anonymous(exits_size(en));
 	en->page_pool = anonymous(pool_size(en));
 	en->jump_caches = anonymous(JUMP_CACHE_COUNT * sizeof *en->jump_caches);
-	return en->meta && en->by_code && en->exits && en->page_pool && en->jump_caches;
+	en->templates = anonymous(TEMPLATES * sizeof *en->templates);
+	return en->meta && en->by_code && en->exits && en->page_pool && en->jump_caches && en->templates;
 }
 
 static void unmap(void *p, size_t size)
@@ -74,6 +75,7 @@ void engine_unmap(struct engine *en)
 	unmap(en->exits, exits_size(en));
 	unmap(en->page_pool, pool_size(en));
 	unmap(en->jump_caches, JUMP_CACHE_COUNT * sizeof *en->jump_caches);
+	unmap(en->templates, TEMPLATES * sizeof *en->templates);
 }
 
 static void block_remove(struct engine *en, struct block *b);

@@ -64,6 +64,9 @@ static bool decode_one(struct translation_unit *u, struct xinsn *x, const uint8_
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	unsigned in_page = 4096 - ((uintptr_t)host & 4095);
 	unsigned avail = in_page < 15 ? in_page : 15;
+	if (avail == 15 && params.templates && template_use(u, x, host))
+		return true;
+	fpu_park(u->cpu);
 	int r = insn_decode(&x->in, host, avail, mode_bits_of(u->mode), x->rip, &z, ops);
 	if (r == 1 && avail < 15) {
 		if (u->count)
@@ -89,6 +92,8 @@ static bool decode_one(struct translation_unit *u, struct xinsn *x, const uint8_
 	}
 	x->next = next_rip(u->mode, x->rip + x->in.len);
 	xinsn_classify(u, x, &z, ops);
+	if (!r)
+		template_keep(u, x, &z);
 	return true;
 }
 
@@ -96,7 +101,6 @@ void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip)
 {
 	unsigned limit = u->mode & XMODE_ONE ? 1 : params.block_insns < MAX_BLOCK_INSNS ? params.block_insns : MAX_BLOCK_INSNS;
 	uint64_t at = rip;
-	fpu_park(u->cpu);
 	u->count = 0;
 	while (u->count < (limit ? limit : 1)) {
 		struct xinsn *x = &u->insn[u->count];

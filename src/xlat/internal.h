@@ -128,6 +128,7 @@ struct engine {
 	uint64_t selections;
 	bool flush_wanted;               /* drop everything at the next dispatch */
 	bool want_careful;               /* run the instruction at rip as a careful translation */
+	struct template *templates;      /* TEMPLATES of them */
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
 	struct { uint8_t vector; bool fault, retry; } signal;    /* for stub_signal */
 	uint64_t dispatches;
@@ -183,6 +184,16 @@ struct xinsn {
 	uint8_t imm_offset;              /* of immediates in in.bytes; == in.len if none */
 };
 
+/* A decoded instruction that others of its form are made from (template.c). */
+enum { TEMPLATES = 4096 };
+struct template {
+	uint64_t key;                    /* 0: empty */
+	uint32_t mode;
+	uint8_t disp_at, disp_size, imm_at;
+	bool imm_signed, same_imm;       /* same_imm: only for the same immediate */
+	struct xinsn x;
+};
+
 /* A loop of one block; body: 0 if the block is none. */
 enum { MAX_LOOP_LANES = 16 };
 struct loop {
@@ -234,6 +245,9 @@ enum { COLD_ACCESS,                      /* TLB missed */
 
 /* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
 void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);
+/* template.c: x, at x->rip, from a template, if there is one; 15 bytes can be read at host. What is decoded becomes one. */
+bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t *host);
+void template_keep(struct translation_unit *u, const struct xinsn *x, const ZydisDecodedInstruction *z);
 /* classify.c */
 void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 void unit_check_sti(struct translation_unit *u);
