@@ -93,23 +93,6 @@ void descriptor_touch(struct cpu *cpu, struct segment *s, uint64_t raw)
 	lin_store(cpu, descriptor_address(cpu, s->selector) + 5, 1, (raw >> 40 & 0xff) | TYPE_ACCESSED, ACCESS_SUPER);
 }
 
-struct segment segment_null(uint16_t selector)
-{
-	return (struct segment){ .selector = selector, .unusable = 1 };
-}
-
-struct segment segment_flat_code(uint16_t selector, unsigned dpl, bool l)
-{
-	return (struct segment){ .limit = ~0u, .selector = selector, .type = TYPE_CODE | TYPE_READ | TYPE_ACCESSED, .s = 1, .dpl = dpl,
-	                         .present = 1, .l = l, .db = !l, .g = 1 };
-}
-
-struct segment segment_flat_data(uint16_t selector, unsigned dpl)
-{
-	return (struct segment){ .limit = ~0u, .selector = selector, .type = TYPE_WRITE | TYPE_ACCESSED, .s = 1, .dpl = dpl,
-	                         .present = 1, .db = 1, .g = 1 };
-}
-
 struct segment segment_vm86(uint16_t selector)
 {
 	return (struct segment){ .base = (uint64_t)selector << 4, .limit = 0xffff, .selector = selector,

@@ -131,6 +131,7 @@ static void context_recycle(struct cpu *cpu, struct tlb_context *c, const struct
 
 	if (c == s->current)
 		s->current = NULL;
+	s->super = NULL;
 	if (c->jumps)
 		tlb_context_flush(cpu, c, false);
 	if (c->count != s->entries)
@@ -204,6 +205,7 @@ void tlb_context_update(struct cpu *cpu)
 
 	if (!s->current || !tlb_key_equal(&s->current->key, &key))
 		context_select(cpu, context_find(cpu, &key));
+	s->super = NULL;
 	s->current->last_use = s->current->jumps->last_use = ++s->clock;
 	if (cpu->engine)
 		engine_jump_cache_select(cpu, s->current->jumps->id);
@@ -213,14 +215,15 @@ void tlb_context_update(struct cpu *cpu)
 static struct tlb_context *super_context(struct cpu *cpu)
 {
 	struct tlb_set *s = cpu->tlbs;
-	struct tlb_context *c = s->current;
+	struct tlb_context *c = s->super;
 	struct tlb_key key;
 
-	if (!(c->key.bits & (TLB_USER | TLB_OVERRIDE)))
-		return c;
-	key = key_for(cpu, 0, false);
-	c = context_find(cpu, &key);
-	c->last_use = ++s->clock;
+	if (!c) {
+		key = key_for(cpu, 0, false);
+		c = s->current->key.bits & (TLB_USER | TLB_OVERRIDE) ? context_find(cpu, &key) : s->current;
+		c->last_use = ++s->clock;
+		s->super = c;
+	}
 	if (c->seen != s->drops)
 		tlb_context_catch_up(cpu, c);
 	return c;

@@ -80,6 +80,7 @@ struct tlb_set {
 	_Atomic uint64_t total_allowed;  /* beyond which no context grows */
 	uint64_t clock, last_id, last_lane_key;
 	struct tlb_context *current;
+	struct tlb_context *super;       /* whose entries are for implicit supervisor accesses as things are, or NULL: to be found */
 	uint64_t drops;                  /* how many there have been */
 	struct tlb_drop drop[TLB_DROPS];         /* the last ones */
 	struct tlb_context *hint[TLB_HINTS];     /* by a hash of the key */

@@ -27,6 +27,27 @@ static inline bool segment_is_writable_data(const struct segment *s)
 	return s->s && (s->type & (TYPE_CODE | TYPE_WRITE)) == TYPE_WRITE;
 }
 
+/*
+ * The segment registers' hidden parts after a null selector, and flat ones of SYSCALL and SYSENTER. Inline, so that the parts
+ * go straight to where they belong: a copy by words would wait for each of its bytes to be written.
+ */
+static inline struct segment segment_null(uint16_t selector)
+{
+	return (struct segment){ .selector = selector, .unusable = 1 };
+}
+
+static inline struct segment segment_flat_code(uint16_t selector, unsigned dpl, bool l)
+{
+	return (struct segment){ .limit = ~0u, .selector = selector, .type = TYPE_CODE | TYPE_READ | TYPE_ACCESSED, .s = 1, .dpl = dpl,
+	                         .present = 1, .l = l, .db = !l, .g = 1 };
+}
+
+static inline struct segment segment_flat_data(uint16_t selector, unsigned dpl)
+{
+	return (struct segment){ .limit = ~0u, .selector = selector, .type = TYPE_WRITE | TYPE_ACCESSED, .s = 1, .dpl = dpl,
+	                         .present = 1, .db = 1, .g = 1 };
+}
+
 /* ---- segments.c ---- */
 /* The descriptor of selector, expanded; faults as descriptor_read(). raw may be NULL. */
 struct segment descriptor_fetch(struct cpu *cpu, uint16_t selector, unsigned fault_vector, uint64_t *raw);
@@ -38,10 +59,6 @@ uint64_t descriptor_address(const struct cpu *cpu, uint16_t selector);
 void descriptor_touch(struct cpu *cpu, struct segment *s, uint64_t raw);
 /* Checks an SS descriptor for privilege cpl; vector is #GP (loads) or #TS (stack switches). */
 struct segment stack_segment_fetch(struct cpu *cpu, uint16_t selector, unsigned cpl, unsigned fault_vector, uint64_t *raw);
-/* The segment registers' hidden parts after a null selector, and flat ones of SYSCALL and SYSENTER. */
-struct segment segment_null(uint16_t selector);
-struct segment segment_flat_code(uint16_t selector, unsigned dpl, bool l);
-struct segment segment_flat_data(uint16_t selector, unsigned dpl);
 struct segment segment_vm86(uint16_t selector);
 /* On a return to an outer ring: data segments that the new CPL may not use become null. */
 void segments_drop_privileged(struct cpu *cpu);

@@ -193,6 +193,30 @@ static void implicit(void)
 		"stac; lsl eax, ecx; hlt", 0x1fff, rig->s.cr4 |= CR4_SMAP; rig->gdt[FREE / 8] = before; rig_poke(rig, 0x22580, 8, after));
 }
 
+/* The same tables in another address space, but for page 0, where the descriptors are. */
+static void other_space(struct rig *rig)
+{
+	for (unsigned i = 0; i < 512; i++)
+		rig_poke(rig, 0x20a000 + i * 8, 8, (i ? i << 12 : 0x22000) | P | W);
+	rig_poke(rig, 0x207000, 8, 0x208000 | P | W);
+	rig_poke(rig, 0x208000, 8, 0x209000 | P | W);
+	rig_poke(rig, 0x209000, 8, 0x20a000 | P | W);
+	rig_poke(rig, 0x209008, 8, 0x200000 | PS | P | W);
+	rig_poke(rig, 0x22580, 8, descriptor(0, 0x1fff, 0xf3, 0));
+	rig->gdt[FREE / 8] = descriptor(0, 0xfff, 0xf3, 0);
+}
+
+/* Whose entries implicit accesses use follows the address space. */
+static void implicit_elsewhere(void)
+{
+#define LIMITS "mov ecx, 0x80; lsl edi, ecx; mov rdx, 0x8000000000207005; mov cr3, rdx; lsl eax, ecx; mov rdx, 0x8000000000200000; mov cr3, rdx;" \
+	"lsl ebx, ecx; shl rax, 16; or rax, rbx; shl rax, 16; or rax, rdi;"
+	CASE_OF("descriptors of two address spaces", LIMITS "hlt", 0x1fff0fff0fff, other_space(rig); PCIDE);
+	CASE_OF("descriptors of two address spaces, AC under SMAP", "stac;" LIMITS "hlt", 0x1fff0fff0fff, other_space(rig); PCIDE; rig->s.cr4 |= CR4_SMAP);
+	CASE_OF("descriptors of two address spaces, AC set and cleared under SMAP", "stac;" LIMITS "clac;" LIMITS "hlt", 0x1fff0fff0fff, other_space(rig); PCIDE;
+		rig->s.cr4 |= CR4_SMAP);
+}
+
 /* What must still be there: a processor may drop more than it is asked to, so these show only what this one promises itself. */
 static void kept(void)
 {
@@ -219,6 +243,7 @@ int main(void)
 	structure_faults();
 	other();
 	implicit();
+	implicit_elsewhere();
 	kept();
 	refused();
 	return rig_summary();
