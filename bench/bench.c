@@ -215,7 +215,7 @@ static void calibrate(double seconds)
 	for (unsigned i = 0; i < row_count; i++) {
 		uint64_t work = 1, cpu = 0;
 
-		if (rows[i].missing())
+		if (rows[i].missing() || !strcmp(rows[i].group, "idle"))
 			continue;
 		while (cpu < 1e8 * (seconds < 1 ? seconds : 1)) {
 			work *= 4;

@@ -11,6 +11,10 @@ $(BENCH)/sample: bench/sample.c
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_CFLAGS) -o $@ $<
 
+$(BENCH)/open: bench/open.c
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_CFLAGS) -o $@ $<
+
 $(BENCH)/table: bench/table.c bench/rows.def
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_CFLAGS) -o $@ $< -lm
@@ -19,11 +23,11 @@ $(BENCH)/exits: bench/exits.c tests/guest/guest.c tests/guest/machine.c $(BUILD)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -fPIE -pie -Itests/guest -o $@ $^ -lZydis -ldl
 
-bench: all $(BENCH)/bench $(BENCH)/sample $(BENCH)/table
+bench: all $(BENCH)/bench $(BENCH)/sample $(BENCH)/table $(BENCH)/open
 	-$(MAKE) images
 	BUILD=$(BUILD) QUICK=$(QUICK) bench/run.sh
 
-bench-ab: $(BENCH)/bench $(BENCH)/sample $(BENCH)/table
+bench-ab: $(BENCH)/bench $(BENCH)/sample $(BENCH)/table $(BENCH)/open
 	-$(MAKE) images
 	BUILD=$(BUILD) QUICK=$(QUICK) A=$(A) B=$(B) bench/run.sh
 

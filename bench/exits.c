@@ -47,8 +47,9 @@ enum { GDT = 0x600, TSS = 0x800, HANDLERS = 0x9000, AP_CODE = 0xb000, OTHER_ROOT
 	X(fault_in_kernel, 600, "mov $0x40000000, %rbx\n", "mov (%rbx), %rax") \
 	X(fault_in_user, 600, TO_USER "mov $0x40000000, %rbx\n", "mov (%rbx), %rax") \
 	X(int_iret, 0, "", "int $0x41") \
-	X(invlpg, 100, "", "invlpg 0xc000") \
-	X(invlpg_and_use, 0, "", "invlpg 0xc000\n mov 0xc000, %eax") \
+	X(invlpg, 100, "", "invlpg 0x200000") \
+	X(invlpg_own_page, 0, "", "invlpg 0xc000") \
+	X(invlpg_and_use, 0, "", "invlpg 0x200000\n mov 0x200000, %eax") \
 	X(wrmsr_fs_base, 60, "mov $0xc0000100, %ecx\n xor %edx, %edx\n", "mov %r12d, %eax\n wrmsr") \
 	X(rdmsr_fs_base, 0, "mov $0xc0000100, %ecx\n", "rdmsr") \
 	X(wrmsr_tsc_deadline, 0, X2APIC MSR_SET(0x832, 0, 0x40050) "mov $0x6e0, %ecx\n mov $0x7fffffff, %edx\n", "wrmsr") \

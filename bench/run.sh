@@ -60,7 +60,7 @@ library_of() {
 measure() {
 	set -- "$1" "$2/$ROUNDS" "$3" "$4" "$(library_of "$1")"
 	common="-nodefaults -no-user-config -display none -no-reboot -serial stdio -m $memory -smp $4 -kernel $guest/vmlinuz"
-	case $1 in tcg-L1) machine="-accel tcg -cpu max" ;; tcg-L2) machine="-accel tcg -cpu max,+svm" ;; *) machine="-accel kvm -cpu host" ;; esac
+	case $1 in tcg-L1) machine="-accel tcg -cpu max" ;; tcg-L2) machine="-accel tcg -cpu max,+svm" ;; *) machine="-accel kvm -cpu ${CPU:-host}" ;; esac
 	case $1 in *-L2) image=$b/l1.cpio ;; *) image=$b/bench.cpio ;; esac
 	if [ "$1" = native ]; then
 		"$b/sample" -l "$1" -r "$2" -o "$results" -w "$3" -n -c "$LIMIT" -- "$b/bench" %ROWS%
@@ -95,5 +95,6 @@ if [ -n "${A:-}" ]; then
 	done
 else
 	"$b/table" native "$results"
+	case $levels in *anykvm-*) LD_PRELOAD=$(library_of anykvm-L1) "$b/open" ;; esac
 fi | tee "$results.txt"
 say "raw figures in $results, this table in $results.txt, what the guests said in $results.*.log"

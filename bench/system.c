@@ -227,6 +227,14 @@ void run_timer(uint64_t work)
 		nanosleep(&t, NULL);
 }
 
+/* Milliseconds in which nothing is to be done. */
+void run_idle(uint64_t work)
+{
+	struct timespec t = { .tv_sec = work / 1000, .tv_nsec = work % 1000 * 1000000 };
+
+	nanosleep(&t, NULL);
+}
+
 /* ---- exits ---- */
 
 void run_cpuid(uint64_t work)

@@ -151,6 +151,8 @@ static void print_rows(struct level *base)
 	for (int r = 0; r < ROWS; r++) {
 		bool any = false;
 
+		if (!strcmp(rows[r].group, "idle"))
+			continue;
 		for (unsigned i = 0; i < level_count; i++)
 			any |= levels[i].cpu[r].n > 0;
 		if (!any)
@@ -215,6 +217,20 @@ static void print_rate(const char *title, const char *row)
 	printf("\n");
 }
 
+/* A row whose unit is a millisecond in which nothing is to be done. */
+static void print_idle(const char *title, const char *row)
+{
+	int r = row_of(row);
+
+	printf("%-28s", title);
+	for (unsigned i = 0; i < level_count; i++)
+		if (levels[i].cpu[r].n)
+			printf("  %14.2f", median(&levels[i].cpu[r]) / 1e6 * 100);
+		else
+			printf("  %14s", "-");
+	printf("\n");
+}
+
 static void print_guest_time(const char *title, const char *row)
 {
 	int r = row_of(row);
@@ -251,6 +267,7 @@ int main(int argc, char **argv)
 	print_samples("boot to L1's init, CPU s", offsetof(struct level, boot[0]));
 	print_samples("then to L2's init, CPU s", offsetof(struct level, boot[1]));
 	print_samples("QEMU less guest RAM, MiB", offsetof(struct level, memory));
+	print_idle("idle, % of a core", "idle");
 	print_rate("CPUIDs per CPU second", "cpuid");
 	print_guest_time("a sleep of 50 us takes, us", "timer");
 	print_guest_time("IPI wake-up and back, us", "ipi");
