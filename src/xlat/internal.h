@@ -135,6 +135,7 @@ struct engine {
 	uint64_t turns;                  /* grows whenever blocks are forgotten by the chunk */
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_unknown, *stub_signal;
+	uint8_t *stub_stack[STACK_LANES];        /* for each lane of the stack */
 	void (*enter)(struct cpu *cpu, void *code);
 };
 
@@ -279,6 +280,9 @@ struct mem_operand put_access(struct translation_unit *u, const struct xinsn *x,
 /* The access at [base + disp] of guest register base, which has a window role. */
 struct mem_operand put_window_access(struct translation_unit *u, const struct xinsn *x, enum window_part part, int base, int64_t disp,
                                      unsigned size, unsigned access);
+size_t tag_offset(bool write);           /* of the tag, in a TLB entry */
+/* The comparison of cpu/tlb.h for [r13, +size): r14 = entry, r13 = offset in its page; "above" if it fails. */
+void put_lookup(struct emit *e, size_t tag, unsigned size);
 void put_address(struct translation_unit *u, const struct xinsn *x, int to);    /* of the memory operand, without segment base */
 void put_effective_address(struct translation_unit *u, const struct xinsn *x);          /* into r13 */
 struct mem_operand put_operand(struct translation_unit *u, const struct xinsn *x);      /* both, for x's memory operand */

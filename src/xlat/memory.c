@@ -102,13 +102,12 @@ void put_flags_restored(struct translation_unit *u)
 	put_load(&u->e, H_RAX, AT_SPILL(&u->e, 0));
 }
 
-static size_t tag_offset(bool write)
+size_t tag_offset(bool write)
 {
 	return write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
 }
 
-/* The comparison of cpu/tlb.h for [r13, +size): r14 = entry, r13 = offset in its page; "above" if it fails. */
-static void put_lookup(struct emit *e, size_t tag, unsigned size)
+void put_lookup(struct emit *e, size_t tag, unsigned size)
 {
 	put_rorx(e, H_R14, H_R13, 7);
 	put_op_mem(e, 1, 0x23, H_R14, AT(e, tlb_mask));          /* and r14, mask */
@@ -283,14 +282,21 @@ static uint8_t *put_lane_fill(struct translation_unit *u, const struct cold *c)
 	if (c->kind == COLD_WINDOW)
 		put_op_reg(e, 1, 0x29, H_R13, H_R14);            /* sub r14, r13 */
 	put_store(e, H_R14, AT_LANE(e, c->lane, value));
-	if (c->lane == LANE_STACK_WRITE) {                       /* what may be written may be read */
-		put_load(e, H_R13, AT_LANE(e, c->lane, tag));
-		put_store(e, H_R13, AT_LANE(e, LANE_STACK_READ, tag));
-		put_store(e, H_R14, AT_LANE(e, LANE_STACK_READ, value));
-	}
 	put_load(e, H_R13, AT(e, slow_addr));
 	put_jmp_to(e, c->hit);
 	patch_rel32(miss, e->p);
+	return lookup;
+}
+
+/* The same by a stub, with a lane of the stack. If the TLB misses, too, r13 is the address less the lane's tag, which is in slow_addr. */
+static uint8_t *put_stack_lane_fill(struct translation_unit *u, const struct cold *c)
+{
+	struct emit *e = &u->e;
+	put_op_mem(e, 1, 0x03, H_R13, AT_LANE(e, c->lane, tag)); /* add r13, tag */
+	uint8_t *lookup = e->p;
+	put_call_to(e, u->engine->stub_stack[c->lane - LANE_STACK_READ]);
+	put_alu_imm(e, 1, 7, H_R13, 4096 - (int)c->size);
+	patch_rel32(put_jcc(e, 6), c->hit);
 	return lookup;
 }
 
@@ -304,7 +310,8 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 	struct emit *e = &u->e;
 	struct engine *en = u->engine;
 	size_t tag = tag_offset(c->write);
-	uint8_t *lookup = c->lane ? put_lane_fill(u, c) : NULL;
+	bool stack = c->lane && c->lane < LANES_FIXED;
+	uint8_t *lookup = stack ? put_stack_lane_fill(u, c) : c->lane ? put_lane_fill(u, c) : NULL;
 	if (c->kind == COLD_WINDOW) {
 		put_alu_imm(e, 1, 7, H_R13, 4095);               /* cmp: the page hits, so the span crosses its end */
 		uint8_t *miss = put_jcc(e, 7);
@@ -314,9 +321,11 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 		put_goto_without_windows(u, c->rip);
 		patch_rel32(miss, e->p);
 	}
-	put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
+	if (!stack) {
+		put_op_mem(e, 1, 0x03, H_R13, mem_base(H_R14, tag));     /* add r13, tag */
+		put_store(e, H_R13, AT(e, slow_addr));
+	}
 	put_saved_flags_back(u, c);
-	put_store(e, H_R13, AT(e, slow_addr));
 	put_replay(u, c->replay, c->stack_moved);
 	put_mov_imm(e, H_R13, (uintptr_t)c->site);
 	put_jmp_to(e, en->stub_slow);

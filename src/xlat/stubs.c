@@ -175,6 +175,35 @@ static void make_lookup(struct engine *en, struct emit *e)
 	put_op_reg(e, 0, 0xff, 4, H_R14);
 }
 
+/*
+ * Called from cold code, with an address in r13, for one of the lanes of the stack: fills it from the TLB, if that has the page.
+ * Leaves the address in slow_addr, and in r13 less the lane's tag.
+ */
+static void make_stack_lane(struct engine *en, struct emit *e, unsigned lane)
+{
+	bool write = lane == LANE_STACK_WRITE;
+	en->stub_stack[lane - LANE_STACK_READ] = e->p;
+	e->bias = 8;
+	put_store(e, H_R13, AT(e, slow_addr));
+	put_lookup(e, tag_offset(write), 1);
+	uint8_t *miss = put_jcc(e, 7);
+	put_load(e, H_R13, mem_base(H_R14, tag_offset(write)));
+	put_load(e, H_R14, mem_base(H_R14, offsetof(struct tlb_entry, host)));
+	put_op_reg(e, 1, 0x29, H_R13, H_R14);                    /* sub r14, r13 */
+	for (unsigned i = LANE_STACK_READ; i <= lane; i++) {     /* what may be written may be read */
+		put_store(e, H_R13, AT_LANE(e, i, tag));
+		put_store(e, H_R14, AT_LANE(e, i, value));
+	}
+	patch_rel32(miss, e->p);
+	put_load(e, H_R13, AT(e, slow_addr));
+	put_op_mem(e, 1, 0x2b, H_R13, AT_LANE(e, lane, tag));    /* sub r13, tag */
+	put8(e, 0xc3);
+	e->bias = 0;
+}
+
+static void make_stack_read(struct engine *en, struct emit *e) { make_stack_lane(en, e, LANE_STACK_READ); }
+static void make_stack_write(struct engine *en, struct emit *e) { make_stack_lane(en, e, LANE_STACK_WRITE); }
+
 static void make_exit(struct engine *en, struct emit *e)
 {
 	en->stub_leave = e->p;
@@ -199,7 +228,8 @@ void stubs_make(struct engine *en)
 {
 	static const struct { const char *name; void (*make)(struct engine *, struct emit *); } stubs[] = {
 		{ "stub_enter", make_enter }, { "stub_call", make_call }, { "stub_slow", make_slow }, { "stub_rule_end", make_rule_end },
-		{ "stub_rule_next", make_rule_next }, { "stub_lookup", make_lookup }, { "stub_exit", make_exit }, { "stub_signal", make_signal },
+		{ "stub_rule_next", make_rule_next }, { "stub_lookup", make_lookup }, { "stub_stack_read", make_stack_read }, { "stub_stack_write", make_stack_write },
+		{ "stub_exit", make_exit }, { "stub_signal", make_signal },
 	};
 	struct emit e = { .p = en->rw };
 	for (unsigned i = 0; i < ARRAY_SIZE(stubs); i++) {
