@@ -52,14 +52,24 @@ static uint8_t *tlb_hit(const struct cpu *cpu, uint64_t addr, bool write)
 	return (write ? e->write_tag : e->read_tag) == (addr & ~4095ull) ? (uint8_t *)e->host + (addr & 4095) : NULL;
 }
 
-/* Both pages are in the TLB: gathers the operand into the bounce buffer; site_commit() scatters it. false: they are not. */
+/*
+ * Both pages are in the TLB: if they lie together in the client's memory, too, the access is one like any other; else gathers the
+ * operand into the bounce buffer, and site_commit() scatters it. false: they are not.
+ */
 static bool slow_cross(struct cpu *cpu, const struct access_site *site, uint64_t addr, uint64_t second)
 {
 	bool write = site->access & ACCESS_WRITE;
 	unsigned len = 4096 - (addr & 4095);
 	uint8_t *first = tlb_hit(cpu, addr, write), *rest = tlb_hit(cpu, second, write);
 	uint8_t *bounce = cpu->bounce[0] + (addr & 63);
-	if (!first || !rest || site->locked || (write && !site->copy))
+	if (!first || !rest || site->locked)
+		return false;
+	if (rest == first + len) {
+		cpu->slow_result = (uintptr_t)first;
+		cpu->spill[SPILL_TARGET] = (uintptr_t)site->back;
+		return true;
+	}
+	if (write && !site->copy)
 		return false;
 	if (site->access & ACCESS_READ) {
 		memcpy(bounce, first, len);

@@ -220,16 +220,20 @@ struct mem_operand put_window_access(struct translation_unit *u, const struct xi
 static struct mem_operand put_window_operand(struct translation_unit *u, const struct xinsn *x)
 {
 	const struct window *w = &x->window[WINDOW_OPERAND];
+	int64_t disp = x->in.disp;
+	bool short_constant = x->in.base < 0 && x->in.index < 0 && disp == (int32_t)disp && !x->high_byte;
 	struct xinsn y = *x;
 	if (w->table)
 		y.in.index = REG_NONE;
-	put_effective_address(u, &y);
 	if (w->role == WINDOW_LEAD) {
+		put_effective_address(u, &y);
 		if (w->before)
 			put_lea(&u->e, H_R13, mem_base(H_R13, -(int32_t)w->before));
 		put_window_check(u, x, w, x->in.mem_size, w->table ? 0 : operand_access(x));
-		put_effective_address(u, x);
 	}
+	if (short_constant)
+		return mem_base(put_window(u, w), (int32_t)disp);
+	put_effective_address(u, x);
 	return mem_index(H_R13, put_window(u, w), 0, 0);
 }
 

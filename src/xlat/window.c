@@ -183,6 +183,14 @@ static bool same_values(const struct access_ref *a, const struct access_ref *b)
 	return a->id == b->id && a->index_id == b->index_id && a->scale == b->scale;
 }
 
+/* May [low, high) be one window? Constant addresses need but lie in one page. */
+static bool fits(const struct analysis *a, const struct access_ref *r, int64_t low, int64_t high)
+{
+	if (r->id == NO_VALUE && r->index_id == NO_VALUE)
+		return !((low ^ (high - 1)) >> 12);
+	return high - low <= (a->u->loop.body && !r->table ? MAX_LOOP_SPAN : MAX_SPAN);
+}
+
 /* The members of the window that ref[lead] would open: how many, and their span. */
 static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, int64_t *high, bool *write, unsigned *last)
 {
@@ -194,7 +202,7 @@ static unsigned gather(const struct analysis *a, unsigned lead, int64_t *low, in
 	for (unsigned i = lead; i < a->stop[lead]; i++) {
 		const struct access_ref *m = &a->ref[i];
 		int64_t l = m->offset < *low ? m->offset : *low, h = m->offset + m->size > *high ? m->offset + m->size : *high;
-		if (!same_values(m, r) || h - l > (r->table ? MAX_SPAN : a->u->loop.body ? MAX_LOOP_SPAN : MAX_SPAN))
+		if (!same_values(m, r) || !fits(a, r, l, h))
 			continue;
 		*low = l;
 		*high = h;

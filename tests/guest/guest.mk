@@ -1,7 +1,7 @@
 # What a small guest's test links beside itself and guest.c.
 HYPERVISOR_TESTS = vtx apicv posted pml vmfunc ept ve controls tsc spp smm_nested
 $(HYPERVISOR_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/hypervisor.c tests/guest/hypervisor.h
-RIG_TESTS = string replay loop table stack descriptors gates control paging flush task debug flags fpu address device
+RIG_TESTS = string span replay loop table stack descriptors gates control paging flush task debug flags fpu address device
 $(RIG_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/rig.c tests/guest/rig.h
 SMM_TESTS = smm smm_events smm_client smm_nested
 $(SMM_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/smram.c tests/guest/smram.h
