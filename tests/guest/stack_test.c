@@ -190,8 +190,46 @@ static void dirty_log(void)
 	rig_end(&rig);
 }
 
+/* Accessed and dirty flags, taken back by the guest. */
+static void page_flags(void)
+{
+#define CLEARED STACK "push 5; pop rdx; push 5; mov dword ptr [0x112000], 0x200003;" INVLPG
+#define FLAGS_NOW "mov eax, [0x112000]; and eax, 0x60; hlt"
+	IS("a push makes the page dirty", CLEARED "push 6;" FLAGS_NOW, 0x60);
+	IS("a pop does not", CLEARED "pop rdx;" FLAGS_NOW, 0x20);
+	IS("a push after a pop does", CLEARED "pop rdx; jmp 1f; 1: push rdx;" FLAGS_NOW, 0x60);
+	IS("pop and push of one block do", CLEARED "pop rdx; push rdx;" FLAGS_NOW, 0x60);
+	IS("nothing does", CLEARED FLAGS_NOW, 0);
+}
+
+static int answer_mmio(struct rig *rig, struct kvm_run *run) { return run->exit_reason == KVM_EXIT_MMIO ? 0 : EXIT + (int)run->exit_reason; }
+
+/* The client takes the memory away that holds the stack: pushes are its to answer. */
+static void slot_taken(void)
+{
+	struct rig rig;
+	struct kvm_userspace_memory_region slot = { .slot = 0 };
+
+	rig_start(&rig, LONG);
+	stack(&rig);
+	rig_poke(&rig, RIG_PAGE_TABLE, 8, (GUEST_MEMORY - 0x1000) | P | W);
+	rig.exit = answer_mmio;
+	rig_run(&rig, CODE(64, STACK "push 5; pop rdx; hlt; push 6; hlt"));
+	expect_value("slot taken", "exits", rig.exits, 0);
+	slot.userspace_addr = (uintptr_t)rig.g.memory;
+	guest_ioctl(rig.g.vm, KVM_SET_USER_MEMORY_REGION, &slot);
+	slot.memory_size = GUEST_MEMORY - 0x1000;
+	guest_ioctl(rig.g.vm, KVM_SET_USER_MEMORY_REGION, &slot);
+	rig_resume(&rig);
+	expect_value("slot taken", "exits", rig.exits, 1);
+	expect_value("slot taken", "memory", rig_peek(&rig, GUEST_MEMORY - 0x1000 + 0xf8, 8), 5);
+	rig_end(&rig);
+}
+
 int main(void)
 {
+	page_flags();
+	slot_taken();
 	reads();
 	writes();
 	copy_on_write();
