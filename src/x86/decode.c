@@ -318,6 +318,16 @@ static bool redecode_exchange(ZydisDecodedInstruction *z, ZydisDecodedOperand *o
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder_for(mode_bits), copy, length, z, ops));
 }
 
+/* How many of these bytes, which are no instruction, it takes to see that. */
+static unsigned undefined_length(const uint8_t *bytes, unsigned avail, int mode_bits, ZydisDecodedInstruction *z, ZydisDecodedOperand *ops)
+{
+	unsigned n = 1;
+
+	while (n < avail && ZydisDecoderDecodeFull(decoder_for(mode_bits), bytes, n, z, ops) == ZYDIS_STATUS_NO_MORE_DATA)
+		n++;
+	return n;
+}
+
 int insn_decode(struct insn *insn, const uint8_t *bytes, unsigned avail, int mode_bits, uint64_t rip,
                 ZydisDecodedInstruction *z, ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT])
 {
@@ -331,11 +341,11 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, unsigned avail, int mod
 	avail = avail > sizeof(insn->bytes) ? sizeof(insn->bytes) : avail;
 	*insn = (struct insn){ .mnemonic = ZYDIS_MNEMONIC_INVALID, .base = REG_NONE, .index = REG_NONE, .seg = SEG_DS };
 	status = ZydisDecoderDecodeFull(decoder_for(mode_bits), bytes, avail, z, ops);
-	if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
-		return 1;
 	if (!ZYAN_SUCCESS(status)) {
-		memcpy(insn->bytes, bytes, avail);
-		return 2;
+		bool incomplete = status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG;
+		insn->len = incomplete ? avail : undefined_length(bytes, avail, mode_bits, z, ops);
+		memcpy(insn->bytes, bytes, insn->len);
+		return incomplete ? 1 : 2;
 	}
 	exchange = redecode_exchange(z, ops, bytes, mode_bits);
 	insn->len = z->length;
@@ -345,7 +355,6 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, unsigned avail, int mod
 		insn->rep = 0;
 	/* AMD's other spelling of MOV CR8 is no instruction of Intel's. */
 	if (insn->lock && insn->map == 1 && insn->encoding == ENC_LEGACY && (insn->opcode == 0x20 || insn->opcode == 0x22)) {
-		insn->len = 0;
 		insn->mnemonic = ZYDIS_MNEMONIC_INVALID;
 		return 2;
 	}

@@ -45,7 +45,8 @@ struct insn {
  * mode_bits: 16, 32 or 64 (CS.D and CS.L). rip: guest address of bytes[0], for
  * RIP-relative operands. avail: bytes that could be fetched (at most 15).
  * Returns ZYAN_SUCCESS-like: 0 fine; 1 needs more bytes than avail (page
- * boundary or the 15-byte limit); 2 undefined opcode (insn->len is then 0).
+ * boundary or the 15-byte limit); 2 undefined opcode. insn->bytes and len are
+ * then those that say so.
  * ops and z receive Zydis' own view for the translator; may be NULL.
  */
 int insn_decode(struct insn *insn, const uint8_t *bytes, unsigned avail, int mode_bits, uint64_t rip,

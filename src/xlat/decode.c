@@ -74,10 +74,7 @@ static bool decode_one(struct translation_unit *u, struct xinsn *x, const uint8_
 		r = decode_straddling(u, x, host, avail, &z, ops);
 	}
 	if (r == 1) {                            /* longer than 15 bytes */
-		x->in.mnemonic = ZYDIS_MNEMONIC_INVALID;
-		x->in.len = 1;
-		x->in.bytes[0] = *host;
-		x->next = next_rip(u->mode, x->rip + 1);
+		x->next = next_rip(u->mode, x->rip + x->in.len);
 		x->kind = KIND_RULE;
 		x->rule = rule_too_long;
 		x->rule_flags = RULE_ENDS;
@@ -87,8 +84,6 @@ static bool decode_one(struct translation_unit *u, struct xinsn *x, const uint8_
 		x->in.mnemonic = ZYDIS_MNEMONIC_INVALID;
 		x->in.encoding = ENC_LEGACY;
 		memset(&z, 0, sizeof z);
-		if (!x->in.len)
-			x->in.len = 1;
 	}
 	x->next = next_rip(u->mode, x->rip + x->in.len);
 	xinsn_classify(u, x, &z, ops);

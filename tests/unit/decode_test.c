@@ -3,6 +3,7 @@
  * the fields that are easy to get wrong. Prints TAP.
  */
 #include <stdio.h>
+#include <string.h>
 #include "x86/decode.h"
 
 enum { R = 1, W = 2, RW = 3 };
@@ -22,6 +23,7 @@ static const struct test {
 #define IMM 4                            /* imm, imm2 and their sizes */
 #define PREFIX 8                         /* rep, lock, opsize_prefix, seg */
 #define MODRM 16                         /* modrm, rex, reg, rm */
+#define LENGTH 32                        /* len, and so many bytes */
 #define B(s) s, sizeof(s) - 1
 #define ABS .base = REG_NONE, .index = REG_NONE
 #define AT(b) .mem = true, .base = b, .index = REG_NONE
@@ -45,8 +47,8 @@ static const struct test {
 	/* control registers: mod is ignored, no SIB, no displacement */
 	{ "mov cr with mod 0, rm 4", 64, B("\x0f\x20\x04\x25"), 0, { ABS, .seg = SEG_DS }, MEM },
 	{ "mov cr with mod 0: length", 64, B("\x0f\x20\x04\x25"), 0, { .len = 3, .opsize = 8, .addrsize = 8 }, SIZE },
-	{ "mov cr1", 64, B("\x0f\x22\xc8"), 2, { .len = 0 }, 0 },
-	{ "lock mov cr0", 32, B("\xf0\x0f\x22\xc0"), 2, { .len = 0 }, 0 },
+	{ "mov cr1", 64, B("\x0f\x22\xc8\x90"), 2, { .len = 3 }, LENGTH },
+	{ "lock mov cr0", 32, B("\xf0\x0f\x22\xc0\x90"), 2, { .len = 4 }, LENGTH },
 	/* memory operands */
 	{ "[rip+0x10]", 64, B("\x8a\x05\x10\x00\x00\x00"), 0,
 	  { .mem = true, ABS, .rip_relative = true, .disp = 0x1016, .mem_size = 1, .mem_read = true }, MEM },
@@ -91,7 +93,7 @@ static const struct test {
 	{ "string with override", 32, B("\x2e\xf3\xa5"), 0, { .seg = SEG_CS, .rep = 0xf3 }, PREFIX },
 	{ "last of F2, F3", 64, B("\xf3\xf2\xa4"), 0, { .seg = SEG_DS, .rep = 0xf2 }, PREFIX },
 	{ "lock, 66", 64, B("\xf0\x66\x01\x00"), 0, { .seg = SEG_DS, .lock = true, .opsize_prefix = true }, PREFIX },
-	{ "lock of a register", 64, B("\xf0\x01\xc0"), 2, { .len = 0 }, 0 },
+	{ "lock of a register", 64, B("\xf0\x01\xc0\x90"), 2, { .len = 3 }, LENGTH },
 	/* immediates */
 	{ "push imm8", 64, B("\x6a\xff"), 0, { .imm = UINT64_MAX, .imm_size = 1 }, IMM },
 	{ "mov r64, imm64", 64, B("\x48\xb8\x01\x02\x03\x04\x05\x06\x07\x88"), 0,
@@ -109,12 +111,12 @@ static const struct test {
 	{ "vaddpd r9, r10, r11", 64, B("\xc4\x41\x29\x58\xcb"), 0, { .modrm = 0xcb, .rex = 0x45, .reg = 9, .rm = 11 }, MODRM },
 	{ "two-byte VEX has R only", 64, B("\xc5\x78\x28\xc1"), 0, { .modrm = 0xc1, .rex = 0x44, .reg = 8, .rm = 1 }, MODRM },
 	{ "andn with W", 64, B("\xc4\xe2\xf8\xf2\xc1"), 0, { .len = 5, .opsize = 8, .addrsize = 8 }, SIZE },
-	{ "66 before VEX", 64, B("\x66\xc5\xf9\xef\xc0"), 2, { .len = 0 }, 0 },
+	{ "66 before VEX", 64, B("\x66\xc5\xf9\xef\xc0"), 2, { .len = 3 }, LENGTH },
 	/* ends */
-	{ "missing modrm", 64, B("\x8b"), 1, { .len = 0 }, 0 },
-	{ "16 bytes", 64, B("\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x90"), 1, { .len = 0 }, 0 },
-	{ "bound in 64-bit code", 64, B("\x62\x00"), 1, { .len = 0 }, 0 },
-	{ "push es in 64-bit code", 64, B("\x06"), 2, { .len = 0 }, 0 },
+	{ "missing modrm", 64, B("\x8b"), 1, { .len = 1 }, LENGTH },
+	{ "16 bytes", 64, B("\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x90"), 1, { .len = 15 }, LENGTH },
+	{ "bound in 64-bit code", 64, B("\x62\x00"), 1, { .len = 2 }, LENGTH },
+	{ "push es in 64-bit code", 64, B("\x06\x90"), 2, { .len = 1 }, LENGTH },
 };
 
 static bool same_memory(const struct insn *a, const struct insn *b)
@@ -131,6 +133,8 @@ static bool passes(const struct test *t)
 	if (insn_decode(&in, (const uint8_t *)t->bytes, t->count, t->mode, 0x1000, NULL, NULL) != t->result)
 		return false;
 	if ((t->check & SIZE) && (in.len != t->want.len || in.opsize != t->want.opsize || in.addrsize != t->want.addrsize))
+		return false;
+	if ((t->check & LENGTH) && (in.len != t->want.len || memcmp(in.bytes, t->bytes, in.len)))
 		return false;
 	if ((t->check & MEM) && !same_memory(&in, &t->want))
 		return false;
