@@ -10,6 +10,7 @@
 #include "cpu/mmio.h"
 #include "cpu/ram.h"
 #include "cpu/rules.h"
+#include "cpu/tlb_set.h"
 #include "cpu/vapic.h"
 #include "xlat/xlat.h"
 
@@ -177,6 +178,29 @@ void access_written(struct cpu *cpu, const struct mem_slot *slot, uint64_t gpa, 
 		return;
 	engine_invalidate(cpu, mem_slot_host(slot, gpa), len);
 	cpu->ops->code_changed(cpu, mem_slot_host(slot, gpa), len);
+}
+
+/*
+ * The bits go and the translations are dropped before the store. Nobody can translate the old bytes meanwhile: who marks
+ * a page that this vCPU holds waits for it (struct mem_code).
+ */
+uint8_t *access_beside_code(struct cpu *cpu, uint64_t addr, unsigned size)
+{
+	const struct tlb_context *c = cpu->tlbs->current;
+	unsigned index = c ? tlb_index(c, addr) : 0;
+	uint64_t granules;
+	uint8_t *host;
+
+	if (!c || (c->entries[index].write_tag | 0x1000) != TLB_CODE_TAG || addr - c->entries[index].read_tag > PAGE_SIZE_4K - size)
+		return NULL;
+	host = (uint8_t *)c->entries[index].host + (addr & 0xfff);
+	granules = mem_granules(addr, size);
+	if (likely(!(atomic_load(&c->code[index]->granules) & granules)))
+		return host;
+	atomic_fetch_and(&c->code[index]->granules, ~granules);
+	engine_invalidate(cpu, host, size);
+	cpu->ops->code_changed(cpu, host, size);
+	return host;
 }
 
 void lin_read(struct cpu *cpu, uint64_t addr, void *to, unsigned size, unsigned flags)

@@ -72,6 +72,11 @@ void access_commit(struct cpu *cpu, unsigned which);
 void mmio_read(struct cpu *cpu, uint64_t gpa, void *to, unsigned len);
 void mmio_write(struct cpu *cpu, uint64_t gpa, const void *from, unsigned len);
 
+/*
+ * Host address for a store to [addr, +size) that the caller makes next, where the TLB says that the page may be written to
+ * and holds translated code, or NULL. Drops the translations of these bytes, here and on other vCPUs. Not for ACCESS_SUPER.
+ */
+uint8_t *access_beside_code(struct cpu *cpu, uint64_t addr, unsigned size);
 /* A change of [gpa, gpa+len), inside one page, was stored: drops translations, here and on other vCPUs, marks it dirty. */
 void access_written(struct cpu *cpu, const struct mem_slot *slot, uint64_t gpa, unsigned len);
 

@@ -163,6 +163,8 @@ struct cpu {
 	uint64_t spill[9];               /* the translator's */
 	uint64_t slow_addr, branch_rip, slow_result;     /* branch_rip: of the last indirect branch, or 0 */
 	uint64_t window[2];              /* the translator's window registers while C code runs */
+	struct mem_code **tlb_code;      /* current context's: what is known of the page of each entry */
+	uint64_t code_tag;               /* TLB_CODE_TAG */
 	struct segment seg[SEG_COUNT];
 	uint8_t bounce[2][128] __attribute__((aligned(64)));
 	uint64_t exit_id;

@@ -27,7 +27,7 @@ bool tlb_init(struct cpu *cpu)
 	uint64_t entries = entries_of(params.tlb_entries), most = entries_of(params.tlb_entries_max);
 	if (most < entries)
 		most = entries;
-	size_t size = count * most * (sizeof(struct tlb_entry) + 1);
+	size_t size = count * most * (sizeof(struct tlb_entry) + sizeof(struct mem_code *) + 1);
 	struct tlb_set *s = calloc(1, sizeof(*s) + count * sizeof(s->context[0]));
 	uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -45,9 +45,11 @@ bool tlb_init(struct cpu *cpu)
 	s->memory_size = size;
 	for (unsigned i = 0; i < count; i++) {
 		s->context[i].entries = (struct tlb_entry *)memory + i * most;
-		s->context[i].meta = memory + count * most * sizeof(struct tlb_entry) + i * most;
+		s->context[i].code = (struct mem_code **)(memory + count * most * sizeof(struct tlb_entry)) + i * most;
+		s->context[i].meta = memory + count * most * (sizeof(struct tlb_entry) + sizeof(struct mem_code *)) + i * most;
 	}
 	cpu->tlbs = s;
+	cpu->code_tag = TLB_CODE_TAG;
 	cpu->tlb_mask = (entries - 1) * sizeof(struct tlb_entry);
 	return true;
 }
@@ -190,6 +192,7 @@ static void context_select(struct cpu *cpu, struct tlb_context *c)
 	cpu->tlbs->current = c;
 	cpu->tlb = c->entries;
 	cpu->tlb_key = c->lane_key;
+	cpu->tlb_code = c->code;
 	cpu->tlb_mask = (c->count - 1) * sizeof(struct tlb_entry);
 	/* A shared domain may have become another one's since c was last here. */
 	if (tlb_shares_jumps(&c->key) && (j == &c->own || j->key.eptp != c->key.eptp || j->key.bits != c->key.bits || j->key.vpid != c->key.vpid))
@@ -256,9 +259,27 @@ static bool slot_is_logged_clean(const struct mem_slot *slot, uint64_t pa)
 	return slot->dirty && !(slot->dirty[page / 64] & BIT(page % 64));
 }
 
-static bool store_is_plain(const struct mem_slot *slot, uint64_t pa)
+/* Says that this vCPU is about to hold an entry for writing: see struct mem_code. */
+static void page_hold(struct mem_code *code, uint64_t holder)
 {
-	return !(slot->flags & MEM_SLOT_READONLY) && !slot_is_logged_clean(slot, pa) && *mem_slot_code(slot, pa) == 0;
+	if (!(atomic_load(&code->holders) & holder))
+		atomic_fetch_or(&code->holders, holder);
+}
+
+/* The tag for stores to a page that the guest may write to. */
+static uint64_t write_tag(const struct cpu *cpu, const struct mem_slot *slot, uint64_t pa, uint64_t page)
+{
+	struct mem_code *code = mem_slot_code(slot, pa);
+
+	if (slot->flags & MEM_SLOT_READONLY || slot_is_logged_clean(slot, pa))
+		return tlb_no_write(page);
+	if (!atomic_load(&code->granules)) {
+		page_hold(code, MEM_HOLDS_PAGE(cpu->index));
+		if (!atomic_load(&code->granules))
+			return page;
+	}
+	page_hold(code, MEM_HOLDS_BESIDE(cpu->index));
+	return tlb_code_write(page);
 }
 
 static void context_list(struct tlb_context *c, unsigned class, unsigned index)
@@ -341,8 +362,7 @@ static void tlb_install(struct cpu *cpu, struct tlb_context *c, const struct wal
 	if (!!(c->key.bits & TLB_USER) != (w->user && (c->key.bits & TLB_PG)) || !!(c->key.bits & TLB_PG) != !!(cpu->cr0 & CR0_PG))
 		return;
 	new.read_tag = (w->rights & ACCESS_READ) && !watched ? page : TLB_NO_TAG;
-	new.write_tag = new.read_tag != TLB_NO_TAG && (w->rights & ACCESS_WRITE) && w->dirty && store_is_plain(slot, w->pa)
-	              ? page : tlb_no_write(page);
+	new.write_tag = new.read_tag != TLB_NO_TAG && (w->rights & ACCESS_WRITE) && w->dirty ? write_tag(cpu, slot, w->pa, page) : tlb_no_write(page);
 	new.exec_tag = exec ? page : TLB_NO_TAG;
 	new.host = host;
 	if (tlb_entry_page(&new) == TLB_NO_TAG)
@@ -353,6 +373,7 @@ static void tlb_install(struct cpu *cpu, struct tlb_context *c, const struct wal
 	}
 	context_note(c, w, e - c->entries);
 	*e = new;
+	c->code[e - c->entries] = mem_slot_code(slot, w->pa);
 	if (w->access & ACCESS_EXEC && cpu->engine)
 		engine_exec_mapped(cpu, w->pa);
 }

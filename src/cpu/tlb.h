@@ -15,6 +15,8 @@
 #include "base/base.h"
 
 #define TLB_NO_TAG 0x7777777777777000ull
+/* A write tag: the page is as for a plain store except that it holds translated code (access_beside_code()). */
+#define TLB_CODE_TAG 0x7777777777775000ull                        /* or with bit 12 clear */
 
 struct tlb_entry {
 	uint64_t read_tag;               /* guest-linear page address, or TLB_NO_TAG */

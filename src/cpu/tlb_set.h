@@ -39,6 +39,7 @@ enum { TLB_LOCAL, TLB_GLOBAL, TLB_CLASSES };
 struct tlb_context {
 	struct tlb_entry *entries;
 	uint8_t *meta;
+	struct mem_code **code;          /* of entries with TLB_CODE_TAG */
 	uint64_t count;                  /* entries in use, a power of two: grows with the working set */
 	uint64_t conflicts;              /* entries pushed out since the last flush or growth */
 	struct tlb_key key;
@@ -112,6 +113,8 @@ static inline uint64_t tlb_entry_page(const struct tlb_entry *e)
 }
 /* No write tag for an entry of that page: odd in even entries and the other way, so that no address of this entry matches. */
 static inline uint64_t tlb_no_write(uint64_t page) { return (TLB_NO_TAG & ~0x1000ull) | (~page & 0x1000); }
+/* Likewise the TLB_CODE_TAG of an entry of that page. */
+static inline uint64_t tlb_code_write(uint64_t page) { return (TLB_CODE_TAG & ~0x1000ull) | (~page & 0x1000); }
 static inline void tlb_entry_clear(struct tlb_entry *e)
 {
 	*e = (struct tlb_entry){ TLB_NO_TAG, TLB_NO_TAG, TLB_NO_TAG, TLB_NO_TAG };      /* accesses to that very address fault */

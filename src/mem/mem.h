@@ -21,6 +21,18 @@ struct mem;
 enum { MEM_NORMAL, MEM_SMM, MEM_SPACES };                 /* KVM's numbers of address spaces */
 enum { MEM_SLOT_LOG_DIRTY = 1, MEM_SLOT_READONLY = 2 };   /* KVM_MEM_* */
 
+/*
+ * What is known of a page's translations. A vCPU tells that it is about to store unnoticed, in the page or beside its
+ * code, before it looks at granules; who sets bits of granules looks at holders after that. So one of them sees the other.
+ */
+struct mem_code {
+	_Atomic uint64_t granules;       /* bit g is set while some vCPU has translated code from bytes [g*64, g*64+64) */
+	_Atomic uint64_t holders;        /* MEM_HOLDS_*: vCPUs whose TLB may let them write to it */
+};
+/* Bits of holders for the vCPU of that number. Those from 31 on share theirs. */
+#define MEM_HOLDS_BESIDE(n) BIT((n) < 31 ? (n) : 31)              /* may store to granules without code */
+#define MEM_HOLDS_PAGE(n) (MEM_HOLDS_BESIDE(n) << 32)             /* may store anywhere */
+
 struct mem_slot {
 	uint64_t gpa, size;              /* bytes, multiples of 4 KiB */
 	uint8_t *host;                   /* client's address of gpa */
@@ -28,8 +40,7 @@ struct mem_slot {
 	uint16_t id;
 	uint8_t space;                   /* MEM_NORMAL or MEM_SMM */
 	_Atomic uint64_t *dirty;         /* one bit per page while logging, else NULL */
-	/* One word per page: bit g is set while some vCPU has translated code from bytes [g*64, g*64+64). */
-	_Atomic uint64_t *code;
+	struct mem_code *code;           /* one per page */
 };
 
 /* Both address spaces, empty; the result is the normal one. NULL: no memory. */
@@ -57,17 +68,23 @@ void mem_write_lock(struct mem *m);      /* both; new readers wait. Read locks n
 void mem_write_unlock(struct mem *m);
 
 static inline uint8_t *mem_slot_host(const struct mem_slot *s, uint64_t gpa) { return s->host + (gpa - s->gpa); }
-/* Word of code bits of the page that holds gpa. */
-static inline _Atomic uint64_t *mem_slot_code(const struct mem_slot *s, uint64_t gpa) { return &s->code[(gpa - s->gpa) >> 12]; }
+/* Of the page that holds gpa. */
+static inline struct mem_code *mem_slot_code(const struct mem_slot *s, uint64_t gpa) { return &s->code[(gpa - s->gpa) >> 12]; }
+/* The granules that [addr, addr+len), inside one page, touches. */
+static inline uint64_t mem_granules(uint64_t addr, unsigned len)
+{
+	return (~0ull << ((addr & 4095) / 64)) & (~0ull >> (63 - ((addr & 4095) + len - 1) / 64));
+}
 /* How many threads are making some page a code page: until they are done, others may still store to it unnoticed. */
 _Atomic uint32_t *mem_code_settling(struct mem *m);
 /* [gpa, gpa+len), inside one page, was stored to. Takes the code bits of what was hit away; true if there were any. */
 static inline bool mem_code_hit(const struct mem_slot *s, uint64_t gpa, unsigned len)
 {
-	uint64_t granules = (~0ull << ((gpa & 4095) / 64)) & (~0ull >> (63 - ((gpa & 4095) + len - 1) / 64));
-	_Atomic uint64_t *word = mem_slot_code(s, gpa);
+	struct mem_code *code = mem_slot_code(s, gpa);
+	uint64_t granules = mem_granules(gpa, len);
 
-	return atomic_load_explicit(word, memory_order_relaxed) && atomic_fetch_and(word, ~granules) & granules;
+	atomic_thread_fence(memory_order_seq_cst);               /* the store is seen, or the bit */
+	return atomic_load_explicit(&code->granules, memory_order_relaxed) && atomic_fetch_and(&code->granules, ~granules) & granules;
 }
 /*
  * The client and its devices write to memory unseen. Whatever tells the guest of such writes (a return to KVM_RUN, an

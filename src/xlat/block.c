@@ -27,6 +27,21 @@ static void put_indirect_entry(struct translation_unit *u)
 	put_mov(e, H_RCX, H_R11);
 }
 
+/* Where the entry leads while the block is stale. */
+static void put_leave(struct translation_unit *u)
+{
+	u->block->leave = u->e.p;
+	if (u->mode & XMODE_NO_WINDOWS) {                        /* lookup_branch() would find the block with windows, which led here */
+		put_rip(u, u->block->rip);
+		put_store_imm32(&u->e, AT(&u->e, exit_id), EXITED_STALE);
+		put_jmp_to(&u->e, u->engine->stub_exit);
+		return;
+	}
+	put_mov_imm(&u->e, H_R13, u->block->rip);
+	put_mov_imm(&u->e, H_R10, 0);                            /* no branch to blame */
+	put_jmp_to(&u->e, u->engine->stub_lookup);
+}
+
 /* Leaves, to go on at x, if the poll word is set. No window is open here. */
 static void put_poll(struct translation_unit *u, const struct xinsn *x)
 {
@@ -90,32 +105,46 @@ static void unit_emit(struct translation_unit *u)
 		put_goto(u, u->insn[u->count - 1].next);
 	}
 	unit_cold(u);
+	if (!(u->mode & XMODE_ONE) && !b->source2)
+		put_leave(u);
+	memcpy(b->head, b->entry, HEAD_BYTES);
 	b->map = meta_alloc(u->engine, sizeof *b->map * b->nmap);
 	memcpy(b->map, u->map, sizeof *b->map * b->nmap);
+	block_keep_patches(u);
+}
+
+/* Takes the page from all who may write to it without notice: [from, ...) of it has just become code. */
+static void take_writes(struct cpu *cpu, struct mem_code *code, const uint8_t *from, bool unsettled)
+{
+	const uint8_t *host_page = (const uint8_t *)((uintptr_t)from & ~4095ull);
+	uint64_t own_page = MEM_HOLDS_PAGE(cpu->index), own = cpu->index < 31 ? own_page | MEM_HOLDS_BESIDE(cpu->index) : 0;
+	uint64_t holders = atomic_load(&code->holders);
+	if (!(holders & ~(own & ~own_page)) && !unsettled)
+		return;
+	atomic_fetch_and(&code->holders, own & ~own_page);       /* first: they enter themselves again when they come back */
+	if (holders & own_page || unsettled || !own)
+		tlb_drop_write(cpu, host_page);
+	if (holders & ~own || unsettled)
+		cpu->ops->code_page_new(cpu, host_page);
 }
 
 /*
  * Marks the granules of the page that [from, from+len) lies in, in every slot
- * that shows this memory; a page that had no code until now is first taken
- * from all who may write to it without notice. While another vCPU is at that,
- * perhaps with this very page, its mark is no promise yet, so we ask as well.
+ * that shows this memory, and takes it from its writers (struct mem_code).
+ * While another vCPU is at that, perhaps with this very page, its mark is no
+ * promise yet, so we ask as well.
  */
-static void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len)
+void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len)
 {
-	const uint8_t *host_page = (const uint8_t *)((uintptr_t)from & ~4095ull);
 	_Atomic uint32_t *settling = mem_code_settling(cpu->mem);
 	for (const struct mem_slot *slot = NULL; (slot = mem_slot_by_host(cpu->mem, from, slot));) {
-		uint64_t gpa = slot->gpa + (from - slot->host);
-		unsigned first = (gpa & 4095) >> 6, last = ((gpa & 4095) + len - 1) >> 6;
-		uint64_t bits = (last == 63 ? ~0ull : BIT(last + 1) - 1) & ~(BIT(first) - 1);
-		_Atomic uint64_t *word = mem_slot_code(slot, gpa);
-		if ((atomic_load(word) & bits) == bits && !atomic_load(settling))
+		uint64_t gpa = slot->gpa + (from - slot->host), bits = mem_granules(gpa, len);
+		struct mem_code *code = mem_slot_code(slot, gpa);
+		if ((atomic_load(&code->granules) & bits) == bits && !atomic_load(settling))
 			continue;
 		atomic_fetch_add(settling, 1);
-		if (!atomic_fetch_or(word, bits) || atomic_load(settling) > 1) {
-			tlb_drop_write(cpu, host_page);
-			cpu->ops->code_page_new(cpu, host_page);
-		}
+		atomic_fetch_or(&code->granules, bits);
+		take_writes(cpu, code, from, atomic_load(settling) > 1);
 		atomic_fetch_sub(settling, 1);
 	}
 }
@@ -133,9 +162,11 @@ static void mark_before_reading(struct engine *en, const uint8_t *host, uint32_t
 	mark_code(en->cpu, host, room < most ? room : most);
 }
 
+/* Padded to words of eight bytes, as the mask is (revive.c). */
 static void remember_bytes(struct engine *en, struct block *b)
 {
-	b->bytes = meta_alloc(en, b->length);
+	b->bytes = meta_alloc(en, b->length + 7);
+	memset(b->bytes + b->length, 0, 7);
 	unsigned first = 4096 - ((uintptr_t)b->source & 4095);
 	if (first > b->length)
 		first = b->length;
@@ -171,14 +202,14 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 {
 	static __thread struct translation_unit unit;
 	struct translation_unit *u = &unit;
-	struct block *b = meta_alloc(en, sizeof *b);
+	struct block *b = meta_alloc_aligned(en, sizeof *b);
 	*b = (struct block){ .source = host, .rip = rip, .mode = mode, .epoch = mem_epoch(en->cpu->mem) };
 	u->engine = en;
 	u->cpu = en->cpu;
 	u->block = b;
 	u->mode = mode;
 	u->careful = mode & XMODE_CAREFUL || !(mode & MODE_FLAT) || mode & (MODE_ALIGN | MODE_WATCH | MODE_BUS_LOCK) || params.careful;
-	u->ncold = 0;
+	u->ncold = u->npatches = 0;
 	u->ended = false;
 	u->e = (struct emit){ .p = en->code };
 	mark_before_reading(en, host, mode);
@@ -191,6 +222,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	b->code_size = u->e.p - en->code;
 	en->code = (uint8_t *)(((uintptr_t)u->e.p + 15) & ~15ull);
 	b->valid = true;
+	b->straddles = b->source2;
 	trace(xlat, "vCPU %u: block %#llx mode %#x: %u instructions, %u bytes, first %02x %02x %02x %02x", en->cpu->index,
 	      (unsigned long long)rip, mode, b->insns, b->code_size, b->bytes[0], b->length > 1 ? b->bytes[1] : 0,
 	      b->length > 2 ? b->bytes[2] : 0, b->length > 3 ? b->bytes[3] : 0);

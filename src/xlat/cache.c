@@ -78,8 +78,6 @@ void engine_unmap(struct engine *en)
 	unmap(en->templates, TEMPLATES * sizeof *en->templates);
 }
 
-static void block_remove(struct engine *en, struct block *b);
-
 /* ---- chunks ---- */
 
 void engine_share(struct cpu *cpu, unsigned vcpus)
@@ -129,8 +127,8 @@ static void chunk_evict(struct engine *en, unsigned n)
 	struct block **blocks = en->by_code + n * en->chunk_blocks;
 	for (unsigned i = 0; i < en->chunks[n].nblocks; i++) {
 		perfmap_forget(en, blocks[i]);
-		if (blocks[i]->valid) {
-			block_remove(en, blocks[i]);
+		if (blocks[i]->listed) {
+			block_discard(en, blocks[i]);
 			cpu_count(en->cpu, STAT_evicted);
 		}
 	}
@@ -167,6 +165,12 @@ void engine_room(struct engine *en)
 	if (en->code_end - en->code <= BLOCK_ROOM || en->meta_end - en->meta_next <= BLOCK_ROOM ||
 	    c->nblocks + 1 >= en->chunk_blocks || c->nexits + 2 * MAX_BLOCK_INSNS >= en->chunk_exits)
 		chunk_turn(en);
+}
+
+void *meta_alloc_aligned(struct engine *en, size_t size)
+{
+	en->meta_next = (uint8_t *)(((uintptr_t)en->meta_next + 63) & ~63ull);
+	return meta_alloc(en, size);
 }
 
 /* Forgets every block. Not while generated code of this engine is on the stack. */
@@ -208,7 +212,7 @@ struct block *block_at(const struct engine *en, const uint8_t *rx)
 static unsigned hash_of(const uint8_t *source, uint64_t rip, uint32_t mode)
 {
 	uint64_t h = ((uintptr_t)source ^ rip * 0x9e3779b97f4a7c15ull ^ mode * 0x85ebca6bull) * 0xff51afd7ed558ccdull;
-	return h >> 49 & (BLOCK_HASH - 1);
+	return h >> 47 & (BLOCK_HASH - 1);
 }
 
 struct block *block_find(struct engine *en, const uint8_t *source, uint64_t rip, uint32_t mode)
@@ -245,20 +249,37 @@ static uint64_t page_of(const struct block *b, int which)
 	return (uintptr_t)(which ? b->source2 : b->source) & ~4095ull;
 }
 
+static struct block **starting_list(struct code_page *p, const struct block *b)
+{
+	return &p->starting[((uintptr_t)b->source & 4095) >> PART_SHIFT];
+}
+
+static void page_insert(struct engine *en, struct block *b)
+{
+	struct code_page *p = page_make(en, page_of(b, 0), b->epoch);
+	struct block **list = starting_list(p, b);
+	b->page_next = *list;
+	*list = b;
+	p->nblocks++;
+	if (b->length > p->longest)
+		p->longest = b->length;
+	if (!b->source2)
+		return;
+	p = page_make(en, page_of(b, 1), b->epoch);
+	b->straddle_next = p->straddling;
+	p->straddling = b;
+	p->nblocks++;
+}
+
 void block_insert(struct engine *en, struct block *b)
 {
 	unsigned h = hash_of(b->source, b->rip, b->mode);
 	b->hash_next = en->hash[h];
 	en->hash[h] = b;
-	for (int which = 0; which < (b->source2 ? 2 : 1); which++) {
-		struct code_page *p = page_make(en, page_of(b, which), b->epoch);
-		b->page_next[which] = p->blocks;
-		p->blocks = b;
-	}
+	page_insert(en, b);
+	b->listed = true;
 	en->by_code[en->chunk * en->chunk_blocks + en->chunks[en->chunk].nblocks++] = b;
 }
-
-static int page_slot(const struct block *b, uint64_t host_page) { return page_of(b, 0) == host_page ? 0 : 1; }
 
 static void page_forget(struct engine *en, struct code_page *p)
 {
@@ -270,35 +291,57 @@ static void page_forget(struct engine *en, struct code_page *p)
 	en->page_free = p;
 }
 
-static void page_remove(struct engine *en, struct block *b, int which)
+static void page_release(struct engine *en, struct code_page *p)
 {
-	struct code_page *p = page_find(en, page_of(b, which));
-	struct block **link = &p->blocks;
-	while (*link != b)
-		link = &(*link)->page_next[page_slot(*link, p->host_page)];
-	*link = b->page_next[which];
-	if (!p->blocks)
+	if (!--p->nblocks)
 		page_forget(en, p);
 }
 
-/* Takes a block out of use. Its code stays until its chunk is reused, but no way leads in. */
-static void block_remove(struct engine *en, struct block *b)
+static void page_remove(struct engine *en, struct block *b)
+{
+	struct block **link = starting_list(page_find(en, page_of(b, 0)), b);
+	while (*link != b)
+		link = &(*link)->page_next;
+	*link = b->page_next;
+	page_release(en, page_find(en, page_of(b, 0)));
+	if (!b->source2)
+		return;
+	struct code_page *second = page_find(en, page_of(b, 1));
+	link = &second->straddling;
+	while (*link != b)
+		link = &(*link)->straddle_next;
+	*link = b->straddle_next;
+	page_release(en, second);
+}
+
+/* Takes a block out of use for good. Its code stays until its chunk is reused, but no way leads in. */
+void block_discard(struct engine *en, struct block *b)
 {
 	struct block **link = &en->hash[hash_of(b->source, b->rip, b->mode)];
 	while (*link != b)
 		link = &(*link)->hash_next;
 	*link = b->hash_next;
-	for (int which = 0; which < (b->source2 ? 2 : 1); which++)
-		page_remove(en, b, which);
+	page_remove(en, b);
 	block_unlink(en, b);
 	b->valid = false;
+	b->listed = false;
 }
 
+/* Links and jump-cache slots stay: all of them end at the entry. */
 void block_kill(struct engine *en, struct block *b)
 {
-	block_remove(en, b);
 	cpu_count(en->cpu, STAT_invalidated);
+	b->valid = false;
+	if (!b->leave) {
+		if (b->straddles)
+			block_discard(en, b);
+		return;
+	}
+	struct emit e = { .p = b->entry };
+	put_jmp_to(&e, b->leave);
 }
+
+struct block *blocks_beside(struct engine *en, const struct block *b) { return *starting_list(page_find(en, page_of(b, 0)), b); }
 
 bool block_current(const struct block *b)
 {
@@ -310,17 +353,24 @@ bool block_current(const struct block *b)
 	return first == b->length || !memcmp(b->bytes + first, b->source2, b->length - first);
 }
 
-/* Kills the blocks of a page that touch bytes [from, to) of it. only_stale: that differ from memory. */
-static void page_kill(struct engine *en, uint64_t host_page, uint64_t from, uint64_t to, bool only_stale)
+/* Kills the blocks of a page that touch bytes [from, to) of it. only_changed: that differ from memory. */
+static void page_kill(struct engine *en, uint64_t host_page, uint64_t from, uint64_t to, bool only_changed)
 {
 	struct code_page *p = page_find(en, host_page);
 	struct block *next;
-	for (struct block *b = p ? p->blocks : NULL; b; b = next) {
-		int which = page_slot(b, host_page);
-		uint64_t start = which ? 0 : (uintptr_t)b->source & 4095;
-		uint64_t end = which ? 15 : start + b->length;
-		next = b->page_next[which];
-		if (start < to && end > from && !(only_stale && block_current(b)))
+	if (!p)
+		return;
+	for (uint64_t part = (from > p->longest ? from - p->longest : 0) >> PART_SHIFT; part <= (to - 1) >> PART_SHIFT; part++) {
+		for (struct block *b = p->starting[part]; b; b = next) {
+			uint64_t start = (uintptr_t)b->source & 4095, end = start + b->length;
+			next = b->page_next;
+			if (b->valid && start < to && end > from && !(only_changed && block_current(b)))
+				block_kill(en, b);
+		}
+	}
+	for (struct block *b = from < 15 ? p->straddling : NULL; b; b = next) {
+		next = b->straddle_next;
+		if (!(only_changed && block_current(b)))
 			block_kill(en, b);
 	}
 }

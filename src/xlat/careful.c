@@ -81,7 +81,7 @@ static bool slow_cross(struct cpu *cpu, const struct access_site *site, uint64_t
 	return true;
 }
 
-/* An access over two pages of RAM, or a store to a page with code: works through access_begin(), commits afterwards. */
+/* An access over two pages of RAM, or a store to the block that runs: works through access_begin(), commits afterwards. */
 static void slow_bounce(struct cpu *cpu, const struct access_site *site, uint64_t addr)
 {
 	bool write = site->access & ACCESS_WRITE;
@@ -90,6 +90,23 @@ static void slow_bounce(struct cpu *cpu, const struct access_site *site, uint64_
 	cpu->engine->cross.open = false;
 	cpu->slow_result = (uintptr_t)access_begin(cpu, 0, addr, site->size, site->access);
 	cpu->spill[SPILL_TARGET] = (uintptr_t)(write ? site->copy : site->back);
+}
+
+/* The whole span counts as stored to. */
+static uint8_t *window_beside_code(struct cpu *cpu, const struct access_site *site, uint64_t start)
+{
+	return site->window_write && site->beside ? access_beside_code(cpu, start, site->span) : NULL;
+}
+
+/* A store to a page with code, in a block that it leaves alone: does it go straight there? */
+static bool slow_beside_code(struct cpu *cpu, const struct access_site *site, uint64_t addr)
+{
+	uint8_t *host = site->access & ACCESS_WRITE ? access_beside_code(cpu, addr, site->size) : NULL;
+	if (!host || !site->block->valid)
+		return false;
+	cpu->slow_result = (uintptr_t)host;
+	cpu->spill[SPILL_TARGET] = (uintptr_t)site->beside;
+	return true;
 }
 
 /*
@@ -108,13 +125,19 @@ static void slow_window(struct cpu *cpu, const struct access_site *site)
 	if (site->access) {
 		check_x87(cpu, site->x87_wait);
 		check_aligned(cpu, site->aligned, addr, site->size);
-		tlb_translate(cpu, addr, site->access);
 	}
-	uint8_t *host = tlb_hit(cpu, start, site->window_write);
-	if (!host)
+	uint8_t *beside = window_beside_code(cpu, site, start), *host = NULL;
+	if (!beside) {
+		if (site->access)
+			tlb_translate(cpu, addr, site->access);
+		host = tlb_hit(cpu, start, site->window_write);
+	}
+	if (!beside && !host)
+		beside = window_beside_code(cpu, site, start);
+	if ((!host && !beside) || !site->block->valid)
 		return;
-	cpu->slow_result = (uintptr_t)host - start;
-	cpu->spill[SPILL_TARGET] = (uintptr_t)site->back;
+	cpu->slow_result = (uintptr_t)(host ? host : beside) - start;
+	cpu->spill[SPILL_TARGET] = (uintptr_t)(host ? site->back : site->beside);
 }
 
 /*
@@ -149,10 +172,14 @@ void slow_access(struct cpu *cpu, struct access_site *site)
 		slow_bounce(cpu, site, addr);
 		return;
 	}
+	if (slow_beside_code(cpu, site, addr))
+		return;
 	struct translation t = tlb_translate_sized(cpu, addr, site->access, site->size);
 	if (!is_ram(t))
 		be_careful(cpu);
-	if (site->access & ACCESS_WRITE && atomic_load(mem_slot_code(t.slot, t.gpa))) {
+	if (slow_beside_code(cpu, site, addr))
+		return;
+	if (site->access & ACCESS_WRITE && (atomic_load(&mem_slot_code(t.slot, t.gpa)->granules) || !site->block->valid)) {
 		cpu_count(cpu, STAT_slow_code_stores);
 		slow_bounce(cpu, site, addr);
 		return;

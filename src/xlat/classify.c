@@ -206,11 +206,12 @@ static bool shifts_by_count(const struct insn *in)
 }
 
 /* Is the count a constant other than 0? RCL and RCR take it modulo 9 or 17, so it may be 0 all the same. */
-static bool shifts_surely(const struct insn *in)
+static bool shifts_surely(struct xinsn *x)
 {
+	const struct insn *in = &x->in;
 	bool constant = in->map == 0 ? in->opcode == 0xc0 || in->opcode == 0xc1 : in->opcode == 0xa4 || in->opcode == 0xac;
 	bool through_carry = in->map == 0 && (in->modrm >> 3 & 6) == 2;
-	return constant && !through_carry && in->imm & (in->opsize == 8 ? 63 : 31);
+	return constant && !through_carry && depend_on_imm(x) & (in->opsize == 8 ? 63 : 31);
 }
 
 /* BT and its kin, BSF, BSR, TZCNT, LZCNT: processors keep some of the flags that are undefined after them. */
@@ -223,7 +224,7 @@ static bool tests_bits(const struct insn *in)
 /* Flags that an instruction may leave as they were are live before it if they are live after it. */
 static void classify_kept_flags(struct xinsn *x, const ZydisDecodedInstruction *z)
 {
-	if (shifts_by_count(&x->in) && !shifts_surely(&x->in)) {
+	if (shifts_by_count(&x->in) && !shifts_surely(x)) {
 		x->flags_kept = true;
 		x->flags_written = 0;
 	} else if (tests_bits(&x->in)) {

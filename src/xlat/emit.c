@@ -115,6 +115,15 @@ void put_rorx(struct emit *e, int to, int from, int count)
 	put8(e, count);
 }
 
+void put_bmi2(struct emit *e, unsigned pp, unsigned opcode, int to, int from, int by)
+{
+	put8(e, 0xc4);
+	put8(e, 0xe0 | 2);
+	put8(e, 0x80 | (~by & 15) << 3 | pp);
+	put8(e, opcode);
+	put8(e, 0xc0 | to << 3 | from);
+}
+
 void put_pext(struct emit *e, int to, int from, struct mem_operand mask)
 {
 	put8(e, 0xc4);

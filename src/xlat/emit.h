@@ -57,6 +57,8 @@ void put_store_imm64(struct emit *e, struct mem_operand m, uint64_t v);
 void put_alu_imm(struct emit *e, int w, int sub, int reg, int32_t v);         /* 81 /sub */
 void put_alu_mem_imm(struct emit *e, int w, int sub, struct mem_operand m, int32_t v);
 void put_rorx(struct emit *e, int to, int from, int count);
+/* BMI2's SHRX (pp 3, F7) and BZHI (pp 0, F5): 64-bit, of the low eight registers. */
+void put_bmi2(struct emit *e, unsigned pp, unsigned opcode, int to, int from, int by);
 void put_pext(struct emit *e, int to, int from, struct mem_operand mask);
 uint8_t *put_jcc(struct emit *e, int cc);                        /* returns the place of rel32 */
 uint8_t *put_jmp(struct emit *e);

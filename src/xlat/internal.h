@@ -26,7 +26,7 @@ enum { XMODE_ONE = 1u << 24,             /* one instruction */
        XMODE_CAREFUL = 1u << 25,         /* memory operands through cpu/access */
        XMODE_NO_WINDOWS = 1u << 26 };    /* each memory operand checked by itself */
 
-enum { JUMP_CACHE_ENTRIES = 16384, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 4096, QUICK_ENTRIES = 16384, BLOCK_HASH = 1 << 15, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
+enum { JUMP_CACHE_ENTRIES = 16384, JUMP_CACHE_SHIFT = 2 /* functions are aligned, returns are not */, JUMP_CACHE_COUNT = 64, JUMP_CACHE_WAYS = 8, JUMP_CACHE_LISTED = 4096, QUICK_ENTRIES = 16384, BLOCK_HASH = 1 << 17, PAGE_HASH = 1 << 12, MAX_BLOCK_INSNS = 64,
        CHUNKS = 16 /* of the code cache, at most */, BLOCK_ROOM = 64 << 10 /* most that one block may take, of code and of metadata */ };
 
 /* Use of cpu->spill[]. 0..3 are scratch of translated instructions. */
@@ -36,6 +36,7 @@ enum { SPILL_HOST_RSP = 4, SPILL_TARGET = 5, SPILL_SCRATCH = 6, SPILL_JUMP_MASK 
 enum { EXITED_NEXT = 0xfffffff0u,        /* go on at next_rip (a rule ended the block) */
        EXITED_LOOKUP,                    /* go on at rip */
        EXITED_POLL,                      /* poll word set; at rip */
+       EXITED_STALE,                     /* a stale block without windows: go on at rip, in such a one */
        EXITED_SIGNAL };                  /* below these: index of a block exit to be linked */
 
 struct block_exit {
@@ -57,6 +58,7 @@ struct access_site {
 	uint8_t size, access, length;    /* bytes, ACCESS_* (0: a window that no access begins), bytes of the instruction */
 	bool locked, aligned, x87_wait;  /* insn_locks(); the others as in struct xinsn */
 	void *back;                      /* goes on with the host address in r14, r13 = 0 */
+	void *beside;                    /* the same where the TLB does not have the page, for it holds code; NULL: cannot be */
 	bool window, window_write;       /* checks a span for a window (window.c): slow_result is host - guest address */
 	uint16_t before, span;           /* the access itself begins so far into the span, of so many bytes */
 	void *copy;                      /* the same instruction on a bounce buffer, then site_commit(); NULL: none. Windows: the way out */
@@ -66,26 +68,51 @@ struct access_site {
 struct insn_map { uint16_t host_offset; uint8_t guest_offset_lo, guest_offset_hi; uint8_t borrowed[2]; uint8_t fpu; };
 enum { FPU_CLASS_NONE, FPU_CLASS_X87, FPU_CLASS_SIMD };
 
+/* An immediate that stands in the host code as it does in the guest's, by offsets from the block's beginnings. */
+struct patch { uint16_t guest, host; uint8_t size; };
+enum { HEAD_BYTES = 5 /* of a jump */ };
+
+/*
+ * A block is valid, or stale: its guest bytes changed, or may have. A stale one
+ * stays where it can be found, its entry leads to the dispatcher, and it is
+ * valid again when the bytes suit it (revive.c).
+ */
 struct block {
+	/* What finding, killing and reviving look at: one line of the cache. */
 	const uint8_t *source;           /* host address of the first guest byte */
-	const uint8_t *source2;          /* of the second page if it straddles, else NULL */
 	uint64_t rip;
+	struct block *hash_next, *page_next;
+	uint8_t *entry;                  /* in the writable mapping */
+	uint8_t *leave;                  /* where the entry leads while stale; NULL: nothing jumps to it, or the block straddles */
 	uint32_t mode;
 	uint16_t length;                 /* guest bytes */
-	uint16_t insns;
-	uint32_t epoch;                  /* mem_epoch() when last compared with its bytes */
-	bool valid;
-	uint8_t *entry, *indirect_entry; /* in the writable mapping */
-	uint32_t code_size;
-	struct block *hash_next, *page_next[2];
-	struct block_exit *exits, *incoming;
-	struct insn_map *map;
-	uint16_t nmap;
-	uint32_t perf_line;              /* perfmap.c's: where its line is */
-	uint8_t *bytes;                  /* copy of the guest bytes */
-};
+	bool valid, straddles, listed;   /* listed: can be found */
+	uint8_t npatches;
+	uint8_t head[HEAD_BYTES];        /* what entry begins with while valid */
 
-struct code_page { uint64_t host_page; struct block *blocks; struct code_page *next; uint32_t epoch; /* when last compared */ };
+	uint8_t *bytes __attribute__((aligned(64)));     /* copy of the guest bytes; whole words, the rest zero */
+	uint8_t *mask;                   /* which bits of bytes[] must not change; NULL: all */
+	struct patch *patches;
+	struct block_exit *exits, *incoming;
+	const uint8_t *source2;          /* of the second page if it straddles, else NULL */
+	struct block *straddle_next;     /* in the second page's list */
+	uint32_t epoch;                  /* mem_epoch() when last compared with its bytes */
+	uint16_t insns, nmap;
+	uint8_t *indirect_entry;         /* in the writable mapping */
+	uint32_t code_size, perf_line;   /* perf_line: perfmap.c's: where its line is */
+	struct insn_map *map;
+};
+_Static_assert(offsetof(struct block, bytes) == 64, "the hot part is one line");
+
+enum { PAGE_PARTS = 64, PART_SHIFT = 6 };
+struct code_page {
+	uint64_t host_page;
+	struct code_page *next;
+	struct block *starting[PAGE_PARTS];      /* blocks by the part of the page that they begin in */
+	struct block *straddling;        /* blocks that begin in another page */
+	uint32_t epoch;                  /* when last compared */
+	uint32_t longest, nblocks;       /* bytes of the longest block; how many there are, of both kinds */
+};
 
 struct jump_cache_key { uint64_t context, selected; uint32_t mode; };
 struct jump_cache {
@@ -134,7 +161,7 @@ struct engine {
 	uint64_t dispatches;
 	uint64_t turns;                  /* grows whenever blocks are forgotten by the chunk */
 	/* stubs, writable mapping */
-	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_unknown, *stub_signal;
+	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_store, *stub_store_window, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_unknown, *stub_signal;
 	uint8_t *stub_stack[STACK_LANES];        /* for each lane of the stack */
 	void (*enter)(struct cpu *cpu, void *code);
 };
@@ -168,6 +195,7 @@ struct xinsn {
 	uint64_t target;                 /* of direct branches */
 	uint32_t flags_read, flags_written, flags_live;   /* live: before the instruction */
 	bool flags_kept;                 /* may leave some as they were, though it has to do with them */
+	bool imm_used;                   /* depend_on_imm() */
 	bool checks_save;                /* live ones are in the host's register, for checks to save */
 	/* replay.c: 1 + number of the instruction to be repeated for its flags: in cold code and at the end of this one; before this one. */
 	uint8_t replay, replay_first;
@@ -204,6 +232,13 @@ struct loop {
 	uint8_t *head;
 };
 
+/* The immediate of a native instruction, for a translation that depends on its value: it is not patched (revive.c). */
+static inline uint64_t depend_on_imm(struct xinsn *x)
+{
+	x->imm_used = true;
+	return x->in.imm;
+}
+
 struct translation_unit {
 	struct emit e;
 	struct engine *engine;
@@ -237,6 +272,8 @@ struct translation_unit {
 	} cold[4 * MAX_BLOCK_INSNS];
 	unsigned ncold;
 	struct insn_map map[4 * MAX_BLOCK_INSNS];        /* the block's, while it grows */
+	struct patch patch[2 * MAX_BLOCK_INSNS];         /* likewise */
+	unsigned npatches;
 };
 enum { COLD_ACCESS,                      /* TLB missed */
        COLD_WINDOW,                      /* the same at the lead of a window */
@@ -273,6 +310,7 @@ void unit_liveness(struct translation_unit *u);
 /* window.c */
 void unit_windows(struct translation_unit *u);
 /* block.c */
+void mark_code(struct cpu *cpu, const uint8_t *from, unsigned len);
 struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t rip, uint32_t mode);
 /* memory.c: the guest-linear address (careful: the offset) is in r13; leaves the operand's host address at the returned place.
  * Uses r13 and r14 only. seg matters to careful translations. lane: 0: none. */
@@ -316,6 +354,8 @@ void put_rule(struct translation_unit *u, struct xinsn *x);
 void put_rdtsc(struct translation_unit *u, struct xinsn *x);
 /* stubs.c */
 void stubs_make(struct engine *en);
+/* beside.c: after stub_slow */
+void stub_store_make(struct engine *en, struct emit *e), stub_store_window_make(struct engine *en, struct emit *e);
 /* cache.c */
 bool engine_map(struct engine *en);      /* false: no memory */
 void engine_unmap(struct engine *en);
@@ -327,8 +367,15 @@ unsigned exit_new(struct engine *en, struct block_exit *x);       /* its id */
 struct block *block_at(const struct engine *en, const uint8_t *rx);
 struct block *block_find(struct engine *en, const uint8_t *source, uint64_t rip, uint32_t mode);
 void block_insert(struct engine *en, struct block *b);
-void block_kill(struct engine *en, struct block *b);
+void block_kill(struct engine *en, struct block *b);      /* makes it stale; one that straddles pages is discarded */
+void block_discard(struct engine *en, struct block *b);
+struct block *blocks_beside(struct engine *en, const struct block *b);    /* list, by page_next, of those that begin in the same part of the page */
+/* revive.c */
+void note_patch(struct translation_unit *u, const struct xinsn *x, const uint8_t *host);
+void block_keep_patches(struct translation_unit *u);
+bool block_revive(struct engine *en, struct block *b);   /* stale: valid again with the bytes of now? */
 void *meta_alloc(struct engine *en, size_t size);
+void *meta_alloc_aligned(struct engine *en, size_t size);        /* at a multiple of 64 */
 bool block_current(const struct block *b);       /* bytes unchanged? */
 /* lookup.c: called by generated code; the host address to go on at */
 void *lookup_branch(struct cpu *cpu);

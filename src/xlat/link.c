@@ -54,7 +54,7 @@ static void jump_cache_clear(struct engine *en, struct jump_cache *jc)
 /* Jumps to b's address, which was just fetched from, go there from now on. */
 void jump_cache_set(struct engine *en, const struct block *b)
 {
-	if (!tlb_jump_note(en->cpu, b->rip) || (b->source2 && !tlb_jump_note(en->cpu, straddle_page(en->cpu, b))))
+	if (!tlb_jump_note(en->cpu, b->rip) || (b->straddles && !tlb_jump_note(en->cpu, straddle_page(en->cpu, b))))
 		return;
 	struct jump_cache *jc = &en->jump_caches[en->jump_cache];
 	unsigned slot = jump_cache_index(b->rip);

@@ -1,8 +1,8 @@
 /*
  * From block to block without the dispatcher, where the jump cache does not
  * know the way: C code that generated code calls in between. It finds what the
- * dispatcher would find, or gives up; it makes no block, walks no page table,
- * and raises nothing.
+ * dispatcher would find, or gives up; it revives stale blocks, but makes none,
+ * walks no page table, and raises nothing.
  */
 #include "xlat/internal.h"
 
@@ -30,7 +30,9 @@ static struct block *known_block(struct cpu *cpu)
 	struct block **quick = quick_place(en, rip), *b = *quick;
 	if (!b || !b->valid || !block_is(b, host, rip, cpu->mode))
 		b = block_find(en, host, rip, cpu->mode);
-	if (!b || !block_linkable(cpu, b) || (b->source2 && exec_host(cpu, straddle_page(cpu, b)) != b->source2))
+	if (!b || !block_linkable(cpu, b) || (b->straddles && exec_host(cpu, straddle_page(cpu, b)) != b->source2))
+		return NULL;
+	if (!b->valid && !block_revive(en, b))
 		return NULL;
 	*quick = b;
 	return b;

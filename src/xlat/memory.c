@@ -304,6 +304,13 @@ static uint8_t *put_stack_lane_fill(struct translation_unit *u, const struct col
 	return lookup;
 }
 
+static uint8_t *slow_stub(const struct engine *en, const struct cold *c)
+{
+	if (!c->write || c->site->aligned || c->site->x87_wait || c->window == WINDOW_LANE)
+		return en->stub_slow;
+	return c->kind == COLD_WINDOW ? en->stub_store_window : en->stub_store;
+}
+
 /*
  * At cold code of a TLB miss r14 is the entry, r13 the address less its tag;
  * flags may be in AX. slow_access() chooses how it goes on: back to the hot
@@ -332,22 +339,22 @@ static void put_cold_access(struct translation_unit *u, struct cold *c)
 	put_saved_flags_back(u, c);
 	put_replay(u, c->replay, c->stack_moved);
 	put_mov_imm(e, H_R13, (uintptr_t)c->site);
-	put_jmp_to(e, en->stub_slow);
+	put_jmp_to(e, slow_stub(en, c));
+	if (c->kind == COLD_WINDOW && c->window >= 0) {
+		c->site->back = c->site->beside = to_rx(en, e->p);
+		put_mov(e, c->window, H_R14);
+		put_jmp_to(e, c->back);
+	}
 	if (c->kind == COLD_WINDOW && c->lane) {                 /* the TLB has the page now */
 		c->site->back = to_rx(en, e->p);
 		if (c->flags_saved)
 			put_flags_saved(u);
 		put_load(e, H_R13, AT(e, slow_addr));
 		put_jmp_to(e, lookup);
-		return;
 	}
-	if (c->kind == COLD_WINDOW) {
-		c->site->back = to_rx(en, e->p);
-		put_mov(e, c->window, H_R14);
-		put_jmp_to(e, c->back);
+	if (c->kind == COLD_WINDOW)
 		return;
-	}
-	c->site->back = to_rx(en, c->back);
+	c->site->back = c->site->beside = to_rx(en, c->back);
 	if (!c->copy)
 		return;
 	c->site->copy = to_rx(en, e->p);

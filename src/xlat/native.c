@@ -43,16 +43,19 @@ static void put_prefixes(struct emit *e, const struct xinsn *x)
 		put8(e, 0xf0);
 }
 
-static void put_immediates(struct emit *e, const struct xinsn *x)
+static void put_immediates(struct translation_unit *u, const struct xinsn *x)
 {
+	struct emit *e = &u->e;
 	if (x->in.map == 0 && x->in.opcode >= 0xa0 && x->in.opcode <= 0xa3)
 		return;
+	note_patch(u, x, e->p);
 	for (unsigned i = x->imm_offset; i < x->in.len; i++)
 		put8(e, x->in.bytes[i]);
 }
 
-static void put_legacy(struct emit *e, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
+static void put_legacy(struct translation_unit *u, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
 {
+	struct emit *e = &u->e;
 	const struct insn *in = &x->in;
 	uint8_t opcode;
 	int reg = r->host[FIELD_REG] >= 0 ? r->host[FIELD_REG] : in->reg;
@@ -93,7 +96,7 @@ static void put_legacy(struct emit *e, const struct xinsn *x, const struct renam
 		put_modrm(e, reg, *m);
 	else if (modrm)
 		put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
-	put_immediates(e, x);
+	put_immediates(u, x);
 }
 
 /* Blends by a register that the immediate's upper half names. */
@@ -140,7 +143,7 @@ static void put_vex(struct translation_unit *u, const struct xinsn *x, const str
 		put_modrm(e, reg, *m);
 	else if (in->has_modrm)
 		put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
-	put_immediates(e, x);
+	put_immediates(u, x);
 	if (!code64 && names_register_in_immediate(in))
 		e->p[-1] &= 0x7f;
 }
@@ -302,7 +305,7 @@ void put_renamed(struct translation_unit *u, const struct xinsn *x, struct mem_o
 	if (x->in.encoding == ENC_VEX)
 		put_vex(u, x, &fields, m);
 	else
-		put_legacy(e, x, &fields, m);
+		put_legacy(u, x, &fields, m);
 	put_temps_back(u, x, &fields);
 	put_return_borrowed(u, &fields);
 }
@@ -372,7 +375,7 @@ static bool put_in_place(struct translation_unit *u, const struct xinsn *x)
 			put_load(e, H_R13, AT_GPR(e, reg));
 	}
 	note_map(u, x, &r);
-	put_legacy(e, &y, &r, &slot);
+	put_legacy(u, &y, &r, &slot);
 	if (reg >= 0 && host_reg(reg) < 0 && y.field[FIELD_REG].write)
 		put_store(e, H_R13, AT_GPR(e, reg));
 	return true;
@@ -383,7 +386,7 @@ void put_register_form(struct translation_unit *u, const struct xinsn *x)
 	struct renaming r;
 	for (int f = 0; f < FIELD_COUNT; f++)
 		r.host[f] = x->field[f].gpr >= 0 ? host_reg(x->field[f].gpr) : -1;
-	put_legacy(&u->e, x, &r, NULL);
+	put_legacy(u, x, &r, NULL);
 }
 
 /* VZEROUPPER and VZEROALL leave registers 8 to 15 alone outside 64-bit code. */
@@ -495,7 +498,7 @@ void put_bit_string(struct translation_unit *u, struct xinsn *x)
 	r.nborrowed = 0;
 	r.host[FIELD_REG] = H_R13;
 	note_map(u, x, &r);
-	put_legacy(e, x, &r, &m);
+	put_legacy(u, x, &r, &m);
 	if (operand_commits(u, x))
 		put_commit(u, x);
 }

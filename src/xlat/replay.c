@@ -161,6 +161,8 @@ static void mark(struct translation_unit *u, unsigned from, const struct origin 
 	if (n == from)
 		return;
 	u->insn[from].keep_flags = o->source < 0;
+	if (o->source >= 0)
+		depend_on_imm(&u->insn[o->source]);
 	for (unsigned i = from; i < n; i++) {
 		struct xinsn *x = &u->insn[i];
 		x->checks_save = false;

@@ -83,22 +83,24 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
 	struct block **quick = quick_place(en, cpu->rip), *b = *quick;
-	if (likely(b && b->valid && !b->source2 && block_is(b, host, cpu->rip, mode)) && !unpaged(cpu) && !params.revalidate)
+	if (likely(b && b->valid && !b->straddles && block_is(b, host, cpu->rip, mode)) && !unpaged(cpu) && !params.revalidate)
 		return b;
 	b = block_find(en, host, cpu->rip, mode);
-	if (b && b->source2) {
+	if (b && b->straddles) {
 		bool current = straddle_current(cpu, b);         /* may have killed it already */
 		if (b->valid && !current)
-			block_kill(en, b);
+			block_discard(en, b);
 		if (!b->valid)
 			b = NULL;
 	}
 	if (b && (params.revalidate || (unpaged(cpu) && b->epoch != mem_epoch(cpu->mem)))) {
 		b->epoch = mem_epoch(cpu->mem);
-		if (!block_current(b)) {
+		if (b->valid && !block_current(b))
 			block_kill(en, b);
-			b = NULL;
-		}
+	}
+	if (b && !b->valid && !block_revive(en, b)) {
+		block_discard(en, b);
+		b = NULL;
 	}
 	if (!b) {
 		engine_room(en);
@@ -204,6 +206,8 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	mode = block_mode(cpu, careful);
 	if (came_by < EXITED_NEXT && !(mode & XMODE_ONE))
 		mode |= en->exits[came_by]->extra;
+	if (came_by == EXITED_STALE && !(mode & XMODE_ONE))
+		mode |= XMODE_NO_WINDOWS;
 	shadow = cpu->shadow;
 	uint64_t turns = en->turns;
 	struct block *b = find_block(cpu, mode);

@@ -227,8 +227,9 @@ static void make_signal(struct engine *en, struct emit *e)
 void stubs_make(struct engine *en)
 {
 	static const struct { const char *name; void (*make)(struct engine *, struct emit *); } stubs[] = {
-		{ "stub_enter", make_enter }, { "stub_call", make_call }, { "stub_slow", make_slow }, { "stub_rule_end", make_rule_end },
-		{ "stub_rule_next", make_rule_next }, { "stub_lookup", make_lookup }, { "stub_stack_read", make_stack_read }, { "stub_stack_write", make_stack_write },
+		{ "stub_enter", make_enter }, { "stub_call", make_call }, { "stub_slow", make_slow }, { "stub_store", stub_store_make },
+		{ "stub_store_window", stub_store_window_make }, { "stub_rule_end", make_rule_end }, { "stub_rule_next", make_rule_next },
+		{ "stub_lookup", make_lookup }, { "stub_stack_read", make_stack_read }, { "stub_stack_write", make_stack_write },
 		{ "stub_exit", make_exit }, { "stub_signal", make_signal },
 	};
 	struct emit e = { .p = en->rw };

@@ -121,28 +121,28 @@ static bool is_register_move(const struct xinsn *x)
 }
 
 /* ADD or SUB of a constant to a 64-bit register: the signed distance. */
-static bool is_adjustment(const struct xinsn *x, int64_t *distance)
+static bool is_adjustment(struct xinsn *x, int64_t *distance)
 {
 	const struct insn *in = &x->in;
 	unsigned sub = in->modrm >> 3 & 7;
 	if (x->kind != KIND_NATIVE || in->map || (in->opcode != 0x81 && in->opcode != 0x83) || in->mem || in->opsize != 8 || (sub != 0 && sub != 5))
 		return false;
-	*distance = sub ? -(int64_t)in->imm : (int64_t)in->imm;
+	*distance = sub ? -(int64_t)depend_on_imm(x) : (int64_t)depend_on_imm(x);
 	return true;
 }
 
-/* The most that x can leave in the register it writes, if that is little; else 0. */
-static unsigned most_left(const struct xinsn *x)
+/* The most that x, in a loop, can leave in the register it writes, if that is little; else 0. */
+static unsigned most_left(const struct analysis *a, struct xinsn *x)
 {
 	const struct insn *in = &x->in;
 	bool extends = in->map == 1 && in->opcode == 0xb6;
 	bool masks = !in->map && ((in->opcode & 0xfd) == 0x81 ? (in->modrm >> 3 & 7) == 4 : in->opcode == 0x25);
-	if (x->kind != KIND_NATIVE || in->encoding != ENC_LEGACY || in->opsize < 4)
+	if (!a->u->loop.body || x->kind != KIND_NATIVE || in->encoding != ENC_LEGACY || in->opsize < 4)
 		return 0;
-	return extends ? 0xff : masks && in->imm <= MAX_SPAN ? in->imm : 0;
+	return extends ? 0xff : masks && depend_on_imm(x) <= MAX_SPAN ? in->imm : 0;
 }
 
-static void follow(struct analysis *a, const struct xinsn *x)
+static void follow(struct analysis *a, struct xinsn *x)
 {
 	struct value *v = a->value;
 	int64_t distance;
@@ -173,7 +173,7 @@ static void follow(struct analysis *a, const struct xinsn *x)
 		for (int g = 0; g < 16; g++)
 			if (x->written >> g & 1 && !(x->kind == KIND_POP && g == REG_RSP && x->field[FIELD_OPCODE].gpr != REG_RSP)) {
 				new_value(a, g);
-				v[g].most = most_left(x);
+				v[g].most = most_left(a, x);
 			}
 	}
 }

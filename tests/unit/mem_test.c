@@ -107,7 +107,7 @@ static void test_copies(void)
 	CHECK(!mem_read(m, 9 * K - 4, out, 8) && !mem_read(m, 1ull << 40, out, 1));
 	mem_set_code_hook(m, hook, NULL);
 	mem_read_lock(m);
-	_Atomic uint64_t *code = mem_slot_code(mem_slot_find(m, K), K);
+	_Atomic uint64_t *code = &mem_slot_code(mem_slot_find(m, K), K)->granules;
 	mem_read_unlock(m);
 	*code = 9ull << 3;               /* bytes 192..255 and 384..447 of page 1 hold code */
 	CHECK(mem_write(m, K + 184, in, 8) && hook_calls == 0);

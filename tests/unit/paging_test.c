@@ -531,10 +531,10 @@ static void test_tlb_entries(void)
 	CHECK(entry_at(LIN)->host == (uint64_t)ram + PAGE, "host address");
 	tlb_drop_write(cpu, ram + PAGE);
 	CHECK(readable(LIN) && !writable(LIN) && executable(LIN), "write permission dropped");
-	*mem_slot_code(slot, PAGE) = 1;
+	mem_slot_code(slot, PAGE)->granules = 1;
 	EXPECT_OK(LIN, ACCESS_WRITE, PAGE);
 	CHECK(readable(LIN) && !writable(LIN) && executable(LIN), "page with code");
-	*mem_slot_code(slot, PAGE) = 0;
+	mem_slot_code(slot, PAGE)->granules = 0;
 	/* An access of other rights than the context's leaves no entry. */
 	machine_long();
 	cpu->cpl = 3;
