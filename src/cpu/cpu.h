@@ -78,7 +78,7 @@ enum cpu_exit {
 enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_SIPI };  /* VMX's numbers */
 
 /* Bits of cpu->poll. Any bit makes translated code leave at the next block head. */
-enum { POLL_KICK = 1, POLL_EVENT = 2, POLL_WINDOW = 4, POLL_CODE = 8, POLL_FLUSH = 16, POLL_MMIO = 32 };
+enum { POLL_KICK = 1, POLL_EVENT = 2, POLL_WINDOW = 4, POLL_CODE = 8, POLL_FLUSH = 16, POLL_MMIO = 32, POLL_LEAVE = 64 /* no more than that */ };
 
 /* Bits of cpu->shadow: VMX's interruptibility state. */
 enum { SHADOW_STI = 1, SHADOW_MOV_SS = 2, SHADOW_SMI = 4, SHADOW_NMI = 8 };

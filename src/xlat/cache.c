@@ -353,6 +353,21 @@ bool block_current(const struct block *b)
 	return first == b->length || !memcmp(b->bytes + first, b->source2, b->length - first);
 }
 
+/*
+ * A block whose bytes are stored to, or may have been. If that is done by an
+ * instruction of its own, what follows must not be run as it was: a rule that
+ * stores and does not end its block is followed by a look at the poll word;
+ * other stores leave by themselves.
+ */
+static void block_hit(struct engine *en, struct block *b, bool only_changed)
+{
+	if (only_changed && block_current(b))
+		return;
+	if (!only_changed && en->cpu->rip - b->rip < b->length)
+		atomic_fetch_or(&en->cpu->poll, POLL_LEAVE);
+	block_kill(en, b);
+}
+
 /* Kills the blocks of a page that touch bytes [from, to) of it. only_changed: that differ from memory. */
 static void page_kill(struct engine *en, uint64_t host_page, uint64_t from, uint64_t to, bool only_changed)
 {
@@ -364,14 +379,13 @@ static void page_kill(struct engine *en, uint64_t host_page, uint64_t from, uint
 		for (struct block *b = p->starting[part]; b; b = next) {
 			uint64_t start = (uintptr_t)b->source & 4095, end = start + b->length;
 			next = b->page_next;
-			if (b->valid && start < to && end > from && !(only_changed && block_current(b)))
-				block_kill(en, b);
+			if (b->valid && start < to && end > from)
+				block_hit(en, b, only_changed);
 		}
 	}
 	for (struct block *b = from < 15 ? p->straddling : NULL; b; b = next) {
 		next = b->straddle_next;
-		if (!(only_changed && block_current(b)))
-			block_kill(en, b);
+		block_hit(en, b, only_changed);
 	}
 }
 

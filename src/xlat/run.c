@@ -241,6 +241,14 @@ static enum cpu_exit after_unwind(struct cpu *cpu)
 	return why;
 }
 
+/* Is something to be done outside? POLL_LEAVE is done with by being here: the way that led here (came_by) is not to be lost for it. */
+static bool polled(struct cpu *cpu)
+{
+	if (likely(!atomic_load_explicit(&cpu->poll, memory_order_relaxed)))
+		return false;
+	return atomic_fetch_and(&cpu->poll, ~(unsigned)POLL_LEAVE) & ~(unsigned)POLL_LEAVE;
+}
+
 enum cpu_exit engine_run(struct cpu *cpu)
 {
 	struct engine *en = cpu->engine;
@@ -265,8 +273,7 @@ enum cpu_exit engine_run(struct cpu *cpu)
 		}
 		if (cpu->event.valid)
 			cpu_event_deliver(cpu);
-		if (atomic_load_explicit(&cpu->poll, memory_order_relaxed) && !en->want_careful &&
-		    !cpu->io.nreads && !cpu->io.answered) {
+		if (polled(cpu) && !en->want_careful && !cpu->io.nreads && !cpu->io.answered) {
 			engine_current = NULL;
 			return CPU_EXIT_NONE;
 		}

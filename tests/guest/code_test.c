@@ -52,6 +52,25 @@ static void run_self(enum guest_mode mode, const uint8_t *code, const uint8_t *e
 static void test_self_long(void) { run_self(GUEST_LONG, self_long_start, self_long_end); }
 static void test_self_protected(void) { run_self(GUEST_PROTECTED, self_protected_start, self_protected_end); }
 
+/* PUSHF and MOV from a segment register, which are rules, store into the immediate of the next instruction. */
+GUEST_ASM(self_rules, 64,
+	"mov $1, %ebx\n mov %rsp, %rbp\n"
+	"1: lea 2f(%rip), %rsp\n bt $0, %ebx\n pushf\n movabs $0, %rax\n 2: mov %rbp, %rsp\n xor %ebx, %eax\n test $1, %al\n jnz 9f\n"
+	"mov %ebx, %edx\n and $3, %edx\n mov %edx, %fs\n mov %fs, 3f - 4(%rip)\n mov $0, %eax\n 3: cmp %edx, %eax\n jne 9f\n"
+	"inc %ebx\n cmp $2000, %ebx\n jb 1b\n 9: hlt\n");
+
+static void test_self_rules(void)
+{
+	struct guest g;
+
+	guest_create(&g, false);
+	guest_load(&g, self_rules);
+	guest_mode(&g, 0, GUEST_LONG);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	check_equal(guest_regs(&g, 0).rbx, 2000);
+	guest_destroy(&g);
+}
+
 /* Real mode: a string instruction rewrites the instruction after itself; an access of the stack does, too. */
 GUEST_ASM(self_real, 16,
 	"xor %ax, %ax\n mov %ax, %ds\n mov %ax, %es\n mov %ax, %ss\n mov $1, %bx\n mov $2000, %dx\n cld\n"
@@ -274,6 +293,7 @@ static void test_client_registers(void)
 static const struct guest_test tests[] = {
 	{ "self-modifying code, long mode", test_self_long },
 	{ "self-modifying code, unpaged protected mode", test_self_protected },
+	{ "self-modifying code, rules that store", test_self_rules },
 	{ "self-modifying code, real mode", test_self_real },
 	{ "code under two linear addresses", test_alias },
 	{ "another processor patches a running loop", test_patch_loop },
