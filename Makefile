@@ -65,12 +65,18 @@ images: $(IMAGES)
 $(IMAGES): scripts/guest-images.sh demo/l1-init demo/l2-init demo/beat
 	scripts/guest-images.sh $(@D)
 
+# 32-bit L1 and L2.
+images-i386: $(BUILD)/guest-i386/l1.cpio
+
+$(BUILD)/guest-i386/l1.cpio: scripts/guest-images.sh demo/l1-init demo/l2-init demo/beat
+	scripts/guest-images.sh $(@D) i386
+
 # ---- tests ----
 UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
 GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
-BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm smp depth3 depth3-no-shadow
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm smp l1-32 depth3 depth3-no-shadow
 MIGRATIONS = savevm live damaged
 
 $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
@@ -84,18 +90,20 @@ tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST) $(BENCH)/exits
 INSN_CHECK = $(strip $(wildcard tests/insn/check.sh) $(INSN_TEST))
 
 check: all images tests
+	-@$(MAKE) -s images-i386
 	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh tests/cli/perf_test.sh tests/cli/stat_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
 		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
 		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %')
 
-# The long ones: many migrations, several processors, four levels, OVMF.
+# The long ones: many migrations, several processors, four levels, 32-bit levels without EPT, OVMF.
 check-migration: all images
+	-@$(MAKE) -s images-i386
 	@tests/run.sh $(MIGRATIONS:%='tests/boot/migrate.sh %') 'tests/boot/migrate.sh idle' 'ROUNDS=10 tests/boot/migrate.sh live' \
 		'SMP=2 L2SMP=2 ROUNDS=20 tests/boot/migrate.sh live' 'SMP=2 ROUNDS=10 tests/boot/migrate.sh idle' \
 		'SMP=2 L2SMP=2 tests/boot/migrate.sh savevm' 'CPU=qemu64,+vmx ROUNDS=5 tests/boot/migrate.sh live' \
-		'tests/boot/boot.sh depth4' 'tests/boot/boot.sh secure-boot'
+		'tests/boot/boot.sh depth4' 'tests/boot/boot.sh l1-32-qemu64' 'tests/boot/boot.sh secure-boot'
 
 # What share of each room's lines and branches the unit and guest tests run.
 COVERAGE = $(BUILD)/coverage
@@ -104,5 +112,5 @@ coverage:
 	$(MAKE) -s BUILD=$(COVERAGE) CFLAGS='-O1 -g --coverage -fprofile-update=atomic' $(COVERED)
 	@tests/coverage.sh $(COVERAGE) $(COVERED)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install check-headers clean demo images tests check coverage check-migration
+-include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)
+.PHONY: all install check-headers clean demo images images-i386 tests check coverage check-migration

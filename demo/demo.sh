@@ -4,13 +4,13 @@
 # Tells which level does what, and ends with a summary and status 0, or with the level that failed and its log.
 # Environment: DEPTH (the last level, 2) CPU SMP MEM (of L1, MEM in MiB) L2CPU L2SMP L2MEM (L2MEM of the last
 # level) KERNEL_ARGS KVM_ARGS (parameters of the guests' kvm_intel) RUN_ARGS (options of anykvm run) TIMEOUT (seconds)
-# OUT (directory of the logs).
+# OUT (directory of the logs) IMAGES (build/guest; build/guest-i386 after make images-i386).
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit
 DEPTH=${DEPTH:-2}
 [[ $DEPTH =~ ^[2-9]$ ]] || { echo "demo: DEPTH is the last level, 2 to 9" >&2; exit 2; }
-CPU=${CPU:-host} SMP=${SMP:-1} MEM=${MEM:-$((1024 + 512 * (DEPTH - 2)))} TIMEOUT=${TIMEOUT:-300} OUT=${OUT:-build/demo} images=${BUILD:-build}/guest
+CPU=${CPU:-host} SMP=${SMP:-1} MEM=${MEM:-$((1024 + 512 * (DEPTH - 2)))} TIMEOUT=${TIMEOUT:-300} OUT=${OUT:-build/demo} images=${IMAGES:-${BUILD:-build}/guest}
 append="console=ttyS0 panic=-1 ${KERNEL_ARGS:-quiet} l2cpu=${L2CPU:-host} l2smp=${L2SMP:-1} l2mem=${L2MEM:-256}"
 [ "$DEPTH" = 2 ] || append="$append depth=$DEPTH"
 [ -n "${KVM_ARGS:-}" ] && append="$append kvmargs=${KVM_ARGS// /,}"

@@ -60,6 +60,17 @@ depth4)
 no-ept)
 	l2 CPU=host RUN_ARGS='--param kvm_intel.ept=0'
 	check 'L1 has no EPT' says '^L1: kvm_intel ept=N' ;;
+l1-32 | l1-32-qemu64)
+	cpu=host ept=Y
+	[ $case = l1-32 ] || cpu=qemu64,+vmx ept=N
+	if [ ! -e "$build/guest-i386/l1.cpio" ]; then
+		skip 'a 32-bit hypervisor' 'make images-i386 has not made its images'
+	else
+		l2 CPU=$cpu IMAGES="$build/guest-i386"
+		check 'L1 is a 32-bit kernel with PAE' says '^L1: user space reached: .*-686-pae'
+		check 'so is L2' says '^L2: user space reached: .*-686-pae'
+		check "L1's KVM has ept=$ept" says "^L1: kvm_intel ept=$ept"
+	fi ;;
 strict)
 	CPU=qemu64,+vmx RUN_ARGS='--param anykvm.strict_vmx_msrs=1' OUT=$out demo/demo.sh >"$out/demo.out"
 	check "by the letter, kvm_intel does not load" says '^L1-FAILED: kvm-intel'
