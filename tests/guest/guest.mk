@@ -1,6 +1,6 @@
 # What a small guest's test links beside itself and guest.c.
-HYPERVISOR_TESTS = vtx apicv posted pml vmfunc ept ve controls tsc spp smm_nested
-$(HYPERVISOR_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/hypervisor.c tests/guest/hypervisor.h
+HYPERVISOR_TESTS = vtx apicv posted pml vmfunc ept ve controls tsc spp smm_nested pae
+$(HYPERVISOR_TESTS:%=$(BUILD)/tests/guest/%_test): $(addprefix tests/guest/hypervisor,.c 32.c .h 32.h)
 RIG_TESTS = string span replay loop table stack descriptors gates control paging flush task debug flags fpu address device
 $(RIG_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/rig.c tests/guest/rig.h
 SMM_TESTS = smm smm_events smm_client smm_nested

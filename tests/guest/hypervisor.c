@@ -1,5 +1,6 @@
 /* See hypervisor.h. */
 #include "hypervisor.h"
+#include "hypervisor32.h"
 
 enum { WRITES = 0x22000, LIST = 0x24000, VALUES = 0x25000, GPRS = 0x26000, COMMAND = 0x26080, TAKEN = 0x260a0,
        L1_EXIT = GUEST_CODE + 0x200, L1_INTERRUPT = GUEST_CODE + 0x400 };
@@ -215,8 +216,8 @@ static void control_state(struct hv *h, unsigned options, struct hv_controls c)
 	set_controls(h, F_cpu_based_vm_exec_control, 0x48e, PRIMARY_HLT | c.primary, first);
 	if (c.secondary)
 		set_controls(h, F_secondary_vm_exec_control, 0x48b, c.secondary, first);
-	set_controls(h, F_vm_exit_controls, 0x48f, VMEXIT_HOST_64 | c.exit, first);
-	set_controls(h, F_vm_entry_controls, 0x490, VMENTRY_IA32E | c.entry, first);
+	set_controls(h, F_vm_exit_controls, 0x48f, (options & HV_PAE_HOST ? 0 : VMEXIT_HOST_64) | c.exit, first);
+	set_controls(h, F_vm_entry_controls, 0x490, (options & HV_PAE_HOST ? 0 : VMENTRY_IA32E) | c.entry, first);
 	if (c.primary & PRIMARY_IO_BITMAPS) {
 		hv_set(h, F_io_bitmap_a, HV_IO_BITMAPS);
 		hv_set(h, F_io_bitmap_b, HV_IO_BITMAPS + 4096);
@@ -240,14 +241,19 @@ static void zero_fields(struct hv *h)
 
 /* ---- life ---- */
 
-static void run_to_first_command(struct hv *h)
+static void run_to_first_command(struct hv *h, bool pae_host)
 {
 	static const uint64_t tss[] = { 0x00008b0500000067, 0 };
 	uint64_t gate[2] = { L1_INTERRUPT | 24ull << 16 | 0x8e00ull << 32, 0 };
 	struct kvm_sregs s;
 
-	guest_load(&h->g, l1);
-	guest_mode(&h->g, 0, GUEST_LONG);
+	if (pae_host) {
+		hv32_load(h);
+		guest_mode(&h->g, 0, GUEST_PROTECTED);
+	} else {
+		guest_load(&h->g, l1);
+		guest_mode(&h->g, 0, GUEST_LONG);
+	}
 	memcpy(at(h, GUEST_GDT + 32), tss, sizeof(tss));
 	for (unsigned vector = 32; vector < 256; vector++)
 		memcpy(at(h, GUEST_IDT + 16 * vector), gate, sizeof(gate));
@@ -271,11 +277,13 @@ void hv_create(struct hv *h, unsigned options, struct hv_controls extra, const u
 		at(h, LIST)[i] = encodings[i];
 	at(h, LIST)[FIELDS] = ~0ull;
 	guest_load_bytes(&h->g, HV_L2, l2, len);
-	run_to_first_command(h);
+	run_to_first_command(h, options & HV_PAE_HOST);
 	zero_fields(h);
 	control_state(h, options, extra);
 	guest_state(h, 0x2000);
 	host_state(h);
+	if (options & HV_PAE_HOST)
+		hv32_state(h);
 }
 
 void hv_destroy(struct hv *h)
@@ -374,8 +382,7 @@ static void vm86_tss(struct hv *h)
 	segment_set(h, TR, 32, HV_TSS, BASE + REDIRECTION + PORTS - 1, 0x8b);
 }
 
-/* PAE page tables that map everything one to one for user code. */
-static void pae_write(struct hv *h)
+void hv_pae(struct hv *h)
 {
 	uint64_t *t = at(h, HV_PAE);
 
@@ -392,7 +399,7 @@ void hv_vm86(struct hv *h)
 	for (unsigned seg = ES; seg <= GS; seg++)
 		segment_set(h, seg, seg == CS ? HV_L2 >> 4 : 0, seg == CS ? HV_L2 : 0, 0xffff, 0xf3);
 	vm86_tss(h);
-	pae_write(h);
+	hv_pae(h);
 	hv_set(h, F_guest_idtr_base, 0);
 	hv_set(h, F_guest_idtr_limit, 0x3ff);
 	hv_set(h, F_guest_cr0, 0x80000031);

@@ -20,13 +20,14 @@ enum hv_field {
 /* Where things lie in L1's memory. */
 enum { HV_L2 = 0x9000, HV_L2_STACK = 0x6000, HV_IO_BITMAPS = 0x38000, HV_MSR_BITMAP = 0x3a000, HV_MSR_LIST = 0x3c000,
        HV_MSR_STORE = 0x3d000, HV_TSS = 0x40000, HV_EPT = 0x30000, HV_PAGES = 0x120000, HV_PAGE_TABLE = HV_PAGES + 0x3000,
-       HV_PAE = 0x128000, HV_SMALL_PAGES = 0x200000 /* 2 MiB mapped by HV_PAGE_TABLE and by EPT in 4 KiB pages */,
+       HV_PAE = 0x128000, HV_HOST_PAE = 0x12a000, HV_SMALL_PAGES = 0x200000 /* 2 MiB mapped by HV_PAGE_TABLE and by EPT in 4 KiB pages */,
        HV_EPT_TABLE = HV_EPT + 0x3000 };
 
 enum hv_option {
 	HV_WITH_EPT = 1,
 	HV_WITH_UNRESTRICTED = 2,        /* and EPT */
 	HV_FIRST_GENERATION = 4,         /* a client that offers no optional control, and a CPUID without VME */
+	HV_PAE_HOST = 8,                 /* L1 and L2 are 32-bit code with PAE paging; L1 takes no interrupts */
 };
 
 /* L2's registers, in the processor's numbering; RSP and RIP are VMCS fields. */
@@ -56,6 +57,7 @@ uint64_t hv_interrupts(struct hv *h);    /* that L1 has taken */
 
 void hv_real(struct hv *h);              /* L2 in real mode, code at HV_L2 (HV_WITH_UNRESTRICTED) */
 void hv_vm86(struct hv *h);              /* L2 in virtual-8086 mode as KVM runs real mode without unrestricted guest */
+void hv_pae(struct hv *h);               /* 32-bit L2's page tables: HV_PAE, everything one to one for user code */
 void hv_own_pages(struct hv *h);         /* 64-bit L2 under HV_PAGES, exit on all page faults */
 
 #endif
