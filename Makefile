@@ -78,6 +78,7 @@ GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
 BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm smp l1-32 depth3 depth3-no-shadow
 MIGRATIONS = savevm live damaged
+L2_MIGRATIONS = l1 l0 refused
 
 $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 	@mkdir -p $(@D)
@@ -95,7 +96,8 @@ check: all images tests
 		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
-		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %')
+		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %') \
+		$(L2_MIGRATIONS:%='tests/boot/migrate-l2.sh %')
 
 # The long ones: many migrations, several processors, four levels, 32-bit levels without EPT, OVMF.
 check-migration: all images
@@ -103,6 +105,7 @@ check-migration: all images
 	@tests/run.sh $(MIGRATIONS:%='tests/boot/migrate.sh %') 'tests/boot/migrate.sh idle' 'ROUNDS=10 tests/boot/migrate.sh live' \
 		'SMP=2 L2SMP=2 ROUNDS=20 tests/boot/migrate.sh live' 'SMP=2 ROUNDS=10 tests/boot/migrate.sh idle' \
 		'SMP=2 L2SMP=2 tests/boot/migrate.sh savevm' 'CPU=qemu64,+vmx ROUNDS=5 tests/boot/migrate.sh live' \
+		'ROUNDS=6 tests/boot/migrate-l2.sh l1' 'ROUNDS=6 tests/boot/migrate-l2.sh l0' \
 		'tests/boot/boot.sh depth4' 'tests/boot/boot.sh l1-32-qemu64' 'tests/boot/boot.sh secure-boot'
 
 # What share of each room's lines and branches the unit and guest tests run.
