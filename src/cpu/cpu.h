@@ -119,6 +119,8 @@ struct cpu_ops {
 	 * 0 fine; 1 #GP; 2 unknown MSR. */
 	int (*msr_read)(struct cpu *cpu, uint32_t index, uint64_t *value);
 	int (*msr_write)(struct cpu *cpu, uint32_t index, uint64_t value);
+	/* The guest has moved its TSC, by WRMSR or an MSR list: what goes by it is to follow. */
+	void (*tsc_moved)(struct cpu *cpu, int64_t by);
 	uint64_t (*cr8_read)(struct cpu *cpu);
 	void (*cr8_write)(struct cpu *cpu, uint64_t value);          /* value 0..15 */
 	/* Tells the other vCPUs that bytes [host, host+len) of a page with translated code were just changed. */

@@ -24,14 +24,20 @@ static uint64_t read_tsc(struct cpu *cpu, bool host)
 	return host ? tsc_l1(cpu) : cpu_tsc(cpu);
 }
 
-/* The guest's write shows in TSC_ADJUST, the client's does not. */
+static void tsc_move(struct cpu *cpu, int64_t by)
+{
+	cpu->tsc_offset += by;
+	if (by)
+		cpu->ops->tsc_moved(cpu, by);
+}
+
+/* The guest's write shows in TSC_ADJUST. The client's is not taken here, but by the floor above. */
 static bool write_tsc(struct cpu *cpu, uint64_t value, bool host)
 {
 	int64_t delta = value - tsc_l1(cpu);
 
-	cpu->tsc_offset += delta;
-	if (!host)
-		cpu->msr.tsc_adjust += delta;
+	cpu->msr.tsc_adjust += delta;
+	tsc_move(cpu, delta);
 	return true;
 }
 
@@ -42,9 +48,10 @@ static uint64_t read_tsc_adjust(struct cpu *cpu, bool host)
 
 static bool write_tsc_adjust(struct cpu *cpu, uint64_t value, bool host)
 {
-	if (!host)
-		cpu->tsc_offset += value - cpu->msr.tsc_adjust;
+	int64_t delta = value - cpu->msr.tsc_adjust;
+
 	cpu->msr.tsc_adjust = value;
+	tsc_move(cpu, delta);
 	return true;
 }
 

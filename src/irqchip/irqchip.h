@@ -48,6 +48,7 @@ int lapic_msr_read(struct irqchip *c, unsigned vcpu, uint32_t index, uint64_t *v
 int lapic_msr_write(struct irqchip *c, unsigned vcpu, uint32_t index, uint64_t value);
 uint64_t lapic_tsc_deadline_get(struct irqchip *c, unsigned vcpu);
 void lapic_tsc_deadline_set(struct irqchip *c, unsigned vcpu, uint64_t tsc);
+void lapic_tsc_moved(struct irqchip *c, unsigned vcpu);  /* the TSC has jumped: an armed deadline is as far from it as it is */
 uint64_t lapic_cr8_get(struct irqchip *c, unsigned vcpu);
 void lapic_cr8_set(struct irqchip *c, unsigned vcpu, uint64_t cr8);
 /* Highest deliverable vector (fixed, or ExtINT from the PIC), or -1; ack makes it in-service / acknowledges the PIC. */

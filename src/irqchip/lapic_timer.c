@@ -123,6 +123,18 @@ void lapic_tsc_deadline_set(struct irqchip *c, unsigned vcpu, uint64_t tsc)
 	chip_leave(c);
 }
 
+void lapic_tsc_moved(struct irqchip *c, unsigned vcpu)
+{
+	struct lapic *l = lapic_find(c, vcpu);
+
+	if (!l)
+		return;
+	chip_enter(c);
+	if (mode(l) == TSC_DEADLINE && l->tsc_deadline)
+		deadline_arm(l);
+	chip_leave(c);
+}
+
 /* ---- what register writes and time do ---- */
 
 /* Changing to or from TSC-deadline mode disarms; one-shot and periodic share a running count. */

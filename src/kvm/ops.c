@@ -198,6 +198,11 @@ int vcpu_apic_base_set(struct vcpu *v, uint64_t value, bool host)
 	return 0;
 }
 
+static void op_tsc_moved(struct cpu *cpu, int64_t by)
+{
+	tsc_moved(cpu_vcpu(cpu), by);
+}
+
 const struct cpu_ops vcpu_cpu_ops = {
 	.mmio_read = op_mmio_read,
 	.mmio_write = op_mmio_write,
@@ -206,6 +211,7 @@ const struct cpu_ops vcpu_cpu_ops = {
 	.pio_write = op_pio_write,
 	.msr_read = op_msr_read,
 	.msr_write = op_msr_write,
+	.tsc_moved = op_tsc_moved,
 	.cr8_read = op_cr8_read,
 	.cr8_write = op_cr8_write,
 	.code_changed = coherence_code_changed,

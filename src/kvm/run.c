@@ -200,6 +200,14 @@ static int turn(struct vcpu *v)
 	return RUN_ON;
 }
 
+/* What no saved state has room for is dealt with before the client can look at the state. */
+static void settle(struct vcpu *v)
+{
+	vmx_settle(v->vmx);
+	mem_read_unlock(v->vm->mem);
+	fpu_park(v->cpu);
+}
+
 static int run_loop(struct vcpu *v)
 {
 	int r;
@@ -208,8 +216,7 @@ static int run_loop(struct vcpu *v)
 	do
 		r = turn(v);
 	while (r == RUN_ON);
-	mem_read_unlock(v->vm->mem);
-	fpu_park(v->cpu);
+	settle(v);
 	return r;
 }
 
@@ -251,8 +258,7 @@ static int finish_instruction(struct vcpu *v)
 	v->replay = false;
 	if (why != CPU_EXIT_DEBUG)
 		r = exit_handle(v, why);
-	mem_read_unlock(v->vm->mem);
-	fpu_park(v->cpu);
+	settle(v);
 	return r;
 }
 

@@ -20,6 +20,18 @@ void tsc_offset_set(struct vcpu *v, int64_t offset)
 		vcpu_request(v, REQ_CLOCK);
 }
 
+/*
+ * The clock page pairs a TSC with a time, and a deadline of the local APIC is a
+ * TSC: both follow. The preemption timer counts on whatever the TSC says.
+ */
+void tsc_moved(struct vcpu *v, int64_t by)
+{
+	vmx_tsc_moved(v->vmx, by);
+	pv_clock_update(v);
+	if (lapic_in_kernel(v))
+		lapic_tsc_moved(v->vm->irqchip, v->id);
+}
+
 /* 0 comes from set-up and reset; else within a second of where the last written TSC is now. */
 static bool synchronises(const struct tsc_sync *s, uint64_t value, uint64_t now_ns, uint64_t khz)
 {

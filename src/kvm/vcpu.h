@@ -80,6 +80,7 @@ void platform_msrs_reset(struct vcpu *v);
 
 /* ---- tsc.c ---- */
 void tsc_write(struct vcpu *v, uint64_t value);          /* by the client or at creation: with synchronisation */
+void tsc_moved(struct vcpu *v, int64_t by);              /* by the guest */
 void tsc_offset_set(struct vcpu *v, int64_t offset);
 void vcpu_l2_restored(struct vcpu *v);                   /* vcpu_events.c: KVM_SET_NESTED_STATE is done */
 int sync_regs_load(struct vcpu *v);                      /* sync_regs.c: 0 or -EINVAL */

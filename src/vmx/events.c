@@ -24,6 +24,14 @@ void vmx_tsc_changed(struct vmx_vcpu *v)
 		vmx_timer_resume(v);
 }
 
+void vmx_tsc_moved(struct vmx_vcpu *v, int64_t by)
+{
+	if (!v->timer_active)
+		return;
+	v->timer_deadline += by;
+	vmx_tsc_changed(v);
+}
+
 /* It ticks when the bit of L1's TSC that its rate names changes, so whole ticks are counted. */
 void vmx_timer_start(struct vmx_vcpu *v)
 {
@@ -181,6 +189,12 @@ static bool check_high_priority(struct vmx_vcpu *v)
 	if (nmi_window_open(v))
 		return exit_plain(v, EXIT_NMI_WINDOW, 0);
 	return false;
+}
+
+void vmx_settle(struct vmx_vcpu *v)
+{
+	if (v->in_l2 && v->cpu->bus_locked && !v->cpu->event.valid)
+		check_high_priority(v);
 }
 
 /* A virtual interrupt is delivered before L1's interrupts, those that notifications post included. true: exited. */

@@ -49,6 +49,9 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e);
  */
 bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending);
 
+/* At a return to the client: exits to L1 that no saved state has room for (bus locks) are made at once. */
+void vmx_settle(struct vmx_vcpu *v);
+
 /* Slots have changed, and guest code runs next: what L1's VMCS names is looked up again. */
 void vmx_follow_memory(struct vmx_vcpu *v);
 
@@ -82,6 +85,8 @@ void vmx_smm_enter(struct vmx_vcpu *v);
 bool vmx_smm_leave(struct vmx_vcpu *v);
 /* L1's TSC was written: L2's preemption timer expires at another time. */
 void vmx_tsc_changed(struct vmx_vcpu *v);
+/* L1's TSC is another one by this many ticks because the guest wanted it; the preemption timer does not notice. */
+void vmx_tsc_moved(struct vmx_vcpu *v, int64_t by);
 /* Forces the vCPU out of VMX operation (FEATURE_CONTROL written 0 by the client, SET_NESTED_STATE, reset). */
 void vmx_leave(struct vmx_vcpu *v);
 

@@ -215,6 +215,28 @@ static void test_single_step(void)
 	}
 }
 
+GUEST_ASM(store_and_more, 64, "mov %eax, (%rdi)\n nop\n vmcall");
+
+/* An APIC-write exit outranks INIT, and so the monitor trap, which comes after the next instruction then. */
+static void test_monitor_trap(void)
+{
+	for (unsigned write_exits = 0; write_exits < 2; write_exits++) {
+		struct hv h;
+
+		hv_create_with(&h, 0, store_and_more, (struct hv_controls){ .primary = PRIMARY_TPR_SHADOW | PRIMARY_SECONDARY | PRIMARY_MTF,
+		                                                            .secondary = SECONDARY_APIC_ACCESSES | REGISTERS });
+		hv_set(&h, F_virtual_apic_page_addr, VAPIC);
+		hv_set(&h, F_tpr_threshold, 0);
+		hv_set(&h, F_apic_access_addr, APIC);
+		h.gpr[7] = APIC + (write_exits ? 0xf0 : TPR);
+		check_equal(hv_run(&h), write_exits ? EXIT_APIC_WRITE : EXIT_MTF);
+		check_equal(hv_get(&h, F_guest_rip), HV_L2 + 2);
+		check_equal(hv_run(&h), EXIT_MTF);
+		check_equal(hv_get(&h, F_guest_rip), HV_L2 + 3);
+		hv_destroy(&h);
+	}
+}
+
 /* ---- kinds of APIC-access exits ---- */
 
 GUEST_ASM(jump_there, 64, "jmp *%rdi");
@@ -417,6 +439,7 @@ static const struct guest_test tests[] = {
 	{ "read and write in one instruction", test_read_and_write },
 	{ "repeated instructions", test_repeated },
 	{ "single steps over writes", test_single_step },
+	{ "monitor trap behind writes", test_monitor_trap },
 	{ "fetches and event delivery", test_access_types },
 	{ "accesses by guest-physical address", test_guest_physical },
 	{ "TPR threshold by CR8, page and MSR", test_threshold },

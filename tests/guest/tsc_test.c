@@ -128,11 +128,22 @@ GUEST_ASM(deadline, 64,
 	"mov $0x6e0, %ecx\n rdtsc\n shl $32, %rdx\n or %rdx, %rax\n add %r8, %rax\n mov %rax, %r9\n mov %rax, %rdx\n shr $32, %rdx\n"
 	"wrmsr\n sti\n 1: hlt\n jmp 1b\n .org deadline_start + 0x100\n rdtsc\n shl $32, %rdx\n or %rdx, %rax\n out %al, $0x10\n");
 
+/* The local APIC's timer in TSC-deadline mode with vector 41h, whose handler is at 100h. */
+static void deadline_vector(struct guest *g)
+{
+	uint64_t gate[2] = { (GUEST_CODE + 0x100) | 24ull << 16 | 0x8e00ull << 32, 0 };
+	struct kvm_lapic_state lapic;
+
+	memcpy(g->memory + GUEST_IDT + 16 * 0x41, gate, sizeof(gate));
+	guest_ioctl(g->vcpu[0], KVM_GET_LAPIC, &lapic);
+	*(uint32_t *)(lapic.regs + 0xf0) = 0x1ff;
+	*(uint32_t *)(lapic.regs + 0x320) = 0x40041;
+	guest_ioctl(g->vcpu[0], KVM_SET_LAPIC, &lapic);
+}
+
 static void test_deadline(void)
 {
 	for (unsigned i = 0; i < RATES; i++) {
-		uint64_t gate[2] = { (GUEST_CODE + 0x100) | 24ull << 16 | 0x8e00ull << 32, 0 };
-		struct kvm_lapic_state lapic;
 		struct kvm_regs r;
 		struct guest g;
 
@@ -140,11 +151,7 @@ static void test_deadline(void)
 		guest_load(&g, deadline);
 		guest_mode(&g, 0, GUEST_LONG);
 		uint64_t multiplier = set_rate(&g, i);
-		memcpy(g.memory + GUEST_IDT + 16 * 0x41, gate, sizeof(gate));
-		guest_ioctl(g.vcpu[0], KVM_GET_LAPIC, &lapic);
-		*(uint32_t *)(lapic.regs + 0xf0) = 0x1ff;
-		*(uint32_t *)(lapic.regs + 0x320) = 0x40041;     /* TSC deadline, vector 41h */
-		guest_ioctl(g.vcpu[0], KVM_SET_LAPIC, &lapic);
+		deadline_vector(&g);
 		r = guest_regs(&g, 0);
 		r.r8 = scaled(20000000, multiplier);
 		guest_set_regs(&g, 0, &r);
@@ -155,6 +162,100 @@ static void test_deadline(void)
 		check(host_tsc() - low >= 20000000 - 1000);      /* and not in a tenth or a thousandth of the time */
 		guest_destroy(&g);
 	}
+}
+
+/* ---- the guest moves its TSC ---- */
+
+enum { CLOCK_PAGE = 0x300000 };
+
+/* Tells its TSC at port 10h before and after it moves it: adds r8 to the MSR in rsi. */
+GUEST_ASM(moves, 64,
+	"mov $0x4b564d01, %ecx\n mov $0x300001, %eax\n xor %edx, %edx\n wrmsr\n rdtsc\n out %al, $0x10\n"
+	"mov %esi, %ecx\n rdmsr\n shl $32, %rdx\n or %rdx, %rax\n add %r8, %rax\n mov %rax, %rdx\n shr $32, %rdx\n wrmsr\n"
+	"rdtsc\n out %al, $0x10\n hlt");
+
+struct clock_page { uint32_t version, pad; uint64_t tsc, ns; uint32_t mul; int8_t shift; uint8_t flags, pad2[2]; };
+
+static uint64_t clock_of_vm(struct guest *g)
+{
+	struct kvm_clock_data d = { 0 };
+
+	guest_ioctl(g->vm, KVM_GET_CLOCK, &d);
+	return d.clock;
+}
+
+/* The time that the guest computes from a TSC that it has read, between what the VM's clock was before and after. */
+static void check_clock(struct guest *g)
+{
+	const struct clock_page *p = (const void *)(g->memory + CLOCK_PAGE);
+	uint64_t low = clock_of_vm(g), ns, ticks;
+	struct kvm_regs r;
+
+	check_equal(guest_run(g, 0), KVM_EXIT_IO);
+	r = guest_regs(g, 0);
+	ticks = (r.rdx << 32 | (uint32_t)r.rax) - p->tsc;
+	ticks = p->shift < 0 ? ticks >> -p->shift : ticks << p->shift;
+	ns = p->ns + (uint64_t)((wide)ticks * p->mul >> 32);
+	check_between(ns, low - 1, clock_of_vm(g) + 1);
+	check_equal(p->version & 1, 0);
+}
+
+static void test_clock_follows(void)
+{
+	static const uint64_t by[] = { 1ull << 45, -(1ull << 30), 1ull << 62 };
+
+	for (unsigned i = 0; i < 2 * sizeof(by) / sizeof(*by); i++) {
+		bool adjust = i & 1;
+		struct kvm_regs r;
+		struct guest g;
+
+		guest_create(&g, true);
+		guest_load(&g, moves);
+		guest_mode(&g, 0, GUEST_LONG);
+		r = guest_regs(&g, 0);
+		r.rsi = adjust ? 0x3b : MSR_TSC;
+		r.r8 = by[i / 2];
+		guest_set_regs(&g, 0, &r);
+		check_clock(&g);
+		check_clock(&g);
+		check_between(msr(&g, 0x3b), adjust ? r.r8 : r.r8 - (1ull << 40), r.r8);     /* the guest's own write shows there */
+		guest_destroy(&g);
+	}
+}
+
+/* Armed for a TSC far away, at which the guest then sets itself. */
+GUEST_ASM(jumps_to_deadline, 64,
+	"mov $0x6e0, %ecx\n xor %eax, %eax\n mov $0x1000000, %edx\n wrmsr\n mov $0x10, %ecx\n inc %edx\n wrmsr\n"
+	"sti\n 1: hlt\n jmp 1b\n .org jumps_to_deadline_start + 0x100\n mov $0x6e0, %ecx\n rdmsr\n out %al, $0x10\n");
+
+static void test_deadline_follows(void)
+{
+	struct guest g;
+
+	guest_create(&g, true);
+	guest_load(&g, jumps_to_deadline);
+	guest_mode(&g, 0, GUEST_LONG);
+	deadline_vector(&g);
+	check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+	check_equal((uint32_t)guest_regs(&g, 0).rax, 0);         /* disarmed */
+	guest_destroy(&g);
+}
+
+GUEST_ASM(l2_moves, 64, "mov $0x10, %ecx\n rdmsr\n add $0x10000, %edx\n wrmsr\n hlt");
+
+/* The preemption timer counts ticks, whatever L2 makes of the TSC. */
+static void test_timer_does_not_follow(void)
+{
+	enum { TICKS = 0x7fffffff };
+	struct hv h;
+
+	hv_create_with(&h, 0, l2_moves, (struct hv_controls){ .primary = PRIMARY_MSR_BITMAPS, .pin = PIN_PREEMPTION_TIMER,
+	                                                      .exit = VMEXIT_SAVE_PREEMPTION_TIMER });
+	memset(h.g.memory + HV_MSR_BITMAP, 0, 4096);
+	hv_set(&h, F_vmx_preemption_timer_value, TICKS);
+	check_equal(hv_run(&h), EXIT_HLT);
+	check_between(hv_get(&h, F_vmx_preemption_timer_value), TICKS / 2, TICKS);
+	hv_destroy(&h);
 }
 
 /* ---- L2 ---- */
@@ -232,6 +333,9 @@ static const struct guest_test tests[] = {
 	{ "written by the client", test_written },
 	{ "limits of the rate; a VM's default", test_limits },
 	{ "TSC deadline", test_deadline },
+	{ "WRMSR of TSC and TSC_ADJUST: kvmclock", test_clock_follows },
+	{ "WRMSR of TSC: TSC deadline", test_deadline_follows },
+	{ "WRMSR of TSC in L2: preemption timer", test_timer_does_not_follow },
 	{ "scaling and offsets of L1 and L2", test_l2 },
 	{ "preemption timer", test_preemption_timer },
 	{ "entry checks", test_checks },
