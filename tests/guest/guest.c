@@ -7,7 +7,7 @@
 #include "kvm/api.h"
 #include "machine.h"
 
-int failures;
+int failures, guest_memory_fd = -1;
 static int moves_left;                   /* ANYKVM_TEST_MOVES */
 
 int guest_ioctl(int fd, unsigned long request, void *arg)
@@ -76,7 +76,8 @@ void guest_create(struct guest *g, bool irqchip)
 	memset(g, 0, sizeof(*g));
 	signals_install();
 	g->system = anykvm_open(0);
-	g->memory = mmap(NULL, GUEST_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	g->memory = mmap(NULL, GUEST_MEMORY, PROT_READ | PROT_WRITE, guest_memory_fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED,
+	                 guest_memory_fd, 0);
 	vm_create(g, irqchip);
 	guest_add_vcpu(g);
 	moves_left = getenv("ANYKVM_TEST_MOVES") ? atoi(getenv("ANYKVM_TEST_MOVES")) : 0;

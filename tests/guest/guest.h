@@ -49,6 +49,7 @@ void guest_no_moves(void);
 int guest_ioctl(int fd, unsigned long request, void *arg);       /* ends the test on failure */
 
 extern int failures;
+extern int guest_memory_fd;              /* guest_create()'s memory: this file's; -1: the process's own */
 
 struct guest_test { const char *name; void (*run)(void); };
 /* Runs them one after another, with a TAP line each. The status for main() to return: 1 if any check failed. */

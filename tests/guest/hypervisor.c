@@ -286,24 +286,29 @@ void hv_create(struct hv *h, unsigned options, struct hv_controls extra, const u
 		hv32_state(h);
 }
 
+void hv_attach(struct hv *h, bool launched)
+{
+	*h = (struct hv){ .launched = launched };
+	guest_create(&h->g, true);
+	h->gpr = at(h, GPRS);
+}
+
 void hv_destroy(struct hv *h)
 {
 	guest_destroy(&h->g);
 }
 
-static uint32_t command(struct hv *h, uint64_t what)
+void hv_begin(struct hv *h)
 {
-	*at(h, COMMAND) = what;
-	check_equal(guest_run(&h->g, 0), KVM_EXIT_IO);
-	*at(h, WRITES) = ~0ull;
-	return h->g.run[0]->io.port;
+	*at(h, COMMAND) = h->launched ? RESUME : LAUNCH;
 }
 
-uint32_t hv_run(struct hv *h)
+uint32_t hv_end(struct hv *h)
 {
-	uint32_t port = command(h, h->launched ? RESUME : LAUNCH);
+	uint32_t port = h->g.run[0]->io.port;
 	uint64_t reason = hv_get(h, F_vm_exit_reason);
 
+	*at(h, WRITES) = ~0ull;
 	if (port == 0xe1)
 		printf("# VMWRITE of field %llx failed\n", guest_regs(&h->g, 0).rax);
 	if (port == 0xe0) {
@@ -314,6 +319,13 @@ uint32_t hv_run(struct hv *h)
 		return HV_FAILED;
 	h->launched |= !(reason & EXIT_ENTRY_FAILURE);
 	return reason;
+}
+
+uint32_t hv_run(struct hv *h)
+{
+	hv_begin(h);
+	check_equal(guest_run(&h->g, 0), KVM_EXIT_IO);
+	return hv_end(h);
 }
 
 uint32_t hv_error(struct hv *h)
@@ -340,7 +352,10 @@ uint32_t hv_skip(struct hv *h)
 
 void hv_take_interrupts(struct hv *h)
 {
-	check_equal(command(h, TAKE_INTERRUPTS), 0xe2);
+	*at(h, COMMAND) = TAKE_INTERRUPTS;
+	check_equal(guest_run(&h->g, 0), KVM_EXIT_IO);
+	check_equal(h->g.run[0]->io.port, 0xe2);
+	*at(h, WRITES) = ~0ull;
 }
 
 uint64_t hv_interrupts(struct hv *h)

@@ -40,6 +40,8 @@ void hv_create(struct hv *h, unsigned options, struct hv_controls extra, const u
 /* hv_create_with(h, options, code, controls) */
 #define hv_create_with(h, options, name, ...) hv_create(h, options, __VA_ARGS__, name##_start, name##_end - name##_start)
 void hv_destroy(struct hv *h);
+/* An hv whose memory is there already (guest_memory_fd): its state is to be restored. */
+void hv_attach(struct hv *h, bool launched);
 /* The client of the next hv_create() takes bits away from a capability MSR. */
 void hv_narrow(uint32_t msr, uint64_t bits);
 
@@ -48,6 +50,9 @@ uint64_t hv_get(struct hv *h, enum hv_field f);                  /* as VMREAD at
 /* VM entry, until the next exit: its reason; or HV_FAILED: VMfail, or a port that is the client's. */
 enum { HV_FAILED = 0xfffffff };
 uint32_t hv_run(struct hv *h);
+/* Its halves, for who runs the vCPU between them until it stops at a port. */
+void hv_begin(struct hv *h);
+uint32_t hv_end(struct hv *h);
 uint32_t hv_error(struct hv *h);         /* VM entry that fails: its VM-instruction error, or 0 */
 /* Secondary controls of which one is not offered are refused, and VMWRITE knows no field that belongs to it. */
 void hv_check_refused(struct hv *h, uint32_t secondary, enum hv_field field);

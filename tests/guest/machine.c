@@ -51,6 +51,7 @@ void machine_save(struct guest *g, struct machine *m)
 	m->chip[0].chip_id = 0;
 	m->irqchip = anykvm_ioctl(g->vm, KVM_GET_IRQCHIP, &m->chip[0]) >= 0;
 	guest_ioctl(g->vm, KVM_GET_CLOCK, &m->clock);
+	m->has_pit = anykvm_ioctl(g->vm, KVM_GET_PIT2, &m->pit) >= 0;
 	if (!m->irqchip)
 		return;
 	for (unsigned i = 0; i < 3; i++) {
@@ -128,6 +129,9 @@ void machine_restore(struct guest *g, const struct machine *m, unsigned seed)
 {
 	for (unsigned i = 0; m->irqchip && i < 3; i++)
 		guest_ioctl(g->vm, KVM_SET_IRQCHIP, (void *)&m->chip[i]);
+	if (m->has_pit)
+		guest_ioctl(g->vm, KVM_SET_PIT2, (void *)&m->pit);
+	guest_ioctl(g->vm, KVM_SET_CLOCK, &(struct kvm_clock_data){ .clock = m->clock.clock });
 	for (unsigned i = 0; i < m->nvcpus; i++)
 		vcpu_restore(g->vcpu[i], m, &m->vcpu[i], seed + i);
 }
@@ -176,9 +180,22 @@ static void same_nested(bool *ok, unsigned i, const struct machine_vcpu *a, cons
 	*ok &= same("nested state", i, &p.nested, &q.nested, p.nested.s.size);
 }
 
+/* The counters run. */
+static struct kvm_pit_state2 without_times(struct kvm_pit_state2 s)
+{
+	for (unsigned i = 0; i < 3; i++)
+		s.channels[i].count_load_time = 0;
+	return s;
+}
+
 bool machine_equal(const struct machine *a, const struct machine *b)
 {
-	bool ok = a->nvcpus == b->nvcpus;
+	struct kvm_pit_state2 p = without_times(a->pit), q = without_times(b->pit);
+	bool ok = a->nvcpus == b->nvcpus && a->has_pit == b->has_pit;
+
+	if (a->has_pit)
+		ok &= same("PIT", 0, &p, &q, sizeof(p));
+	ok &= a->clock.clock <= b->clock.clock;
 
 	for (unsigned i = 0; i < a->nvcpus; i++) {
 		const struct machine_vcpu *v = &a->vcpu[i], *w = &b->vcpu[i];

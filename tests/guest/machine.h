@@ -25,7 +25,7 @@ struct machine_vcpu {
 
 struct machine {
 	unsigned nvcpus;
-	bool irqchip;
+	bool irqchip, has_pit;
 	struct machine_vcpu vcpu[GUEST_MAX_VCPUS];
 	struct kvm_irqchip chip[3];
 	struct kvm_pit_state2 pit;
