@@ -96,6 +96,28 @@ static void context_drop_addr(struct tlb_context *c, uint64_t addr, bool only_gl
 		region_drop(c, addr, 30, META_HUGE | meta);
 }
 
+static void forget_exec(struct tlb_entry *e)
+{
+	if (e->read_tag == TLB_NO_TAG)
+		tlb_entry_clear(e);
+	e->exec_tag = TLB_NO_TAG;
+}
+
+void tlb_forget_code(struct cpu *cpu)
+{
+	struct tlb_context *c = cpu->tlbs->current;
+
+	if (all_listed(c)) {
+		for (unsigned class = 0; class < TLB_CLASSES; class++)
+			for (unsigned i = 0; i < c->listed[class]; i++)
+				forget_exec(&c->entries[c->list[class][i]]);
+	} else {
+		for (uint64_t i = 0; i < c->count; i++)
+			forget_exec(&c->entries[i]);
+	}
+	tlb_jumps_forget(cpu, c->jumps);
+}
+
 /* A drop, as it concerns what has key k: false: not at all. */
 static bool drop_concerns(const struct tlb_drop *d, const struct tlb_key *k, bool *only_globals)
 {

@@ -203,7 +203,7 @@ struct block *block_translate(struct engine *en, const uint8_t *host, uint64_t r
 	static __thread struct translation_unit unit;
 	struct translation_unit *u = &unit;
 	struct block *b = meta_alloc_aligned(en, sizeof *b);
-	*b = (struct block){ .source = host, .rip = rip, .mode = mode, .epoch = mem_epoch(en->cpu->mem) };
+	*b = (struct block){ .source = host, .rip = rip, .mode = mode };
 	u->engine = en;
 	u->cpu = en->cpu;
 	u->block = b;

@@ -231,7 +231,7 @@ static struct code_page *page_find(struct engine *en, uint64_t host_page)
 	return p;
 }
 
-static struct code_page *page_make(struct engine *en, uint64_t host_page, uint32_t epoch)
+static struct code_page *page_make(struct engine *en, uint64_t host_page)
 {
 	struct code_page *p = page_find(en, host_page);
 	if (p)
@@ -239,7 +239,7 @@ static struct code_page *page_make(struct engine *en, uint64_t host_page, uint32
 	p = en->page_free ? en->page_free : &en->page_pool[en->page_pool_used++];
 	if (p == en->page_free)
 		en->page_free = p->next;
-	*p = (struct code_page){ .host_page = host_page, .epoch = epoch, .next = en->pages[PAGE_HASH_OF(host_page)] };
+	*p = (struct code_page){ .host_page = host_page, .epoch = mem_epoch(en->cpu->mem), .next = en->pages[PAGE_HASH_OF(host_page)] };
 	en->pages[PAGE_HASH_OF(host_page)] = p;
 	return p;
 }
@@ -256,7 +256,7 @@ static struct block **starting_list(struct code_page *p, const struct block *b)
 
 static void page_insert(struct engine *en, struct block *b)
 {
-	struct code_page *p = page_make(en, page_of(b, 0), b->epoch);
+	struct code_page *p = page_make(en, page_of(b, 0));
 	struct block **list = starting_list(p, b);
 	b->page_next = *list;
 	*list = b;
@@ -265,7 +265,7 @@ static void page_insert(struct engine *en, struct block *b)
 		p->longest = b->length;
 	if (!b->source2)
 		return;
-	p = page_make(en, page_of(b, 1), b->epoch);
+	p = page_make(en, page_of(b, 1));
 	b->straddle_next = p->straddling;
 	p->straddling = b;
 	p->nblocks++;

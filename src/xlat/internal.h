@@ -96,7 +96,6 @@ struct block {
 	struct block_exit *exits, *incoming;
 	const uint8_t *source2;          /* of the second page if it straddles, else NULL */
 	struct block *straddle_next;     /* in the second page's list */
-	uint32_t epoch;                  /* mem_epoch() when last compared with its bytes */
 	uint16_t insns, nmap;
 	uint8_t *indirect_entry;         /* in the writable mapping */
 	uint32_t code_size, perf_line;   /* perf_line: perfmap.c's: where its line is */
@@ -159,6 +158,7 @@ struct engine {
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
 	struct { uint8_t vector; bool fault, retry; } signal;    /* for stub_signal */
 	uint64_t dispatches;
+	uint32_t unpaged_epoch;          /* mem_epoch() when code was last forgotten for want of paging */
 	uint64_t turns;                  /* grows whenever blocks are forgotten by the chunk */
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_store, *stub_store_window, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_unknown, *stub_signal;
@@ -380,6 +380,7 @@ bool block_current(const struct block *b);       /* bytes unchanged? */
 /* lookup.c: called by generated code; the host address to go on at */
 void *lookup_branch(struct cpu *cpu);
 void *lookup_next(struct cpu *cpu);      /* NULL: leave */
+bool unpaged_current(const struct cpu *cpu);              /* nothing to be compared with memory because there is no paging */
 bool block_linkable(const struct cpu *cpu, const struct block *b);       /* may other blocks jump to it without the dispatcher? */
 /* Host address of code at linear address lin if the TLB has it, else NULL. */
 static inline const uint8_t *exec_host(const struct cpu *cpu, uint64_t lin)

@@ -8,7 +8,7 @@
 
 bool block_linkable(const struct cpu *cpu, const struct block *b)
 {
-	return params.link && b->mode & MODE_FLAT && !(b->mode & XMODE_ONE) && cpu->cr0 & CR0_PG && !params.revalidate;
+	return params.link && b->mode & MODE_FLAT && !(b->mode & XMODE_ONE) && !params.revalidate;
 }
 
 uint64_t straddle_page(const struct cpu *cpu, const struct block *b)
@@ -17,12 +17,14 @@ uint64_t straddle_page(const struct cpu *cpu, const struct block *b)
 	return (cpu_code64(cpu) ? end : (uint32_t)(end + cpu->seg[SEG_CS].base)) & ~4095ull;
 }
 
+bool unpaged_current(const struct cpu *cpu) { return cpu->cr0 & CR0_PG || cpu->engine->unpaged_epoch == mem_epoch(cpu->mem); }
+
 /* The block at RIP if it can be entered as things are, else NULL. */
 static struct block *known_block(struct cpu *cpu)
 {
 	struct engine *en = cpu->engine;
 	uint64_t rip = cpu->rip;
-	if (!(cpu->mode & MODE_FLAT) || !cpu_canonical(cpu, rip))
+	if (!(cpu->mode & MODE_FLAT) || !cpu_canonical(cpu, rip) || !unpaged_current(cpu))
 		return NULL;
 	const uint8_t *host = exec_host(cpu, rip);
 	if (!host)

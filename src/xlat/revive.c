@@ -109,7 +109,6 @@ static bool revive_one(struct engine *en, struct block *b)
 	if (b->leave)
 		memcpy(b->entry, b->head, HEAD_BYTES);
 	b->valid = true;
-	b->epoch = mem_epoch(en->cpu->mem);
 	return true;
 }
 

@@ -66,8 +66,6 @@ static bool straddle_current(struct cpu *cpu, const struct block *b)
 	return t.host == b->source2;
 }
 
-static bool unpaged(const struct cpu *cpu) { return !(cpu->cr0 & CR0_PG); }
-
 static uint32_t block_mode(struct cpu *cpu, bool careful)
 {
 	uint32_t mode = cpu->mode;
@@ -83,7 +81,7 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 	struct engine *en = cpu->engine;
 	const uint8_t *host = fetch_host(cpu);
 	struct block **quick = quick_place(en, cpu->rip), *b = *quick;
-	if (likely(b && b->valid && !b->straddles && block_is(b, host, cpu->rip, mode)) && !unpaged(cpu) && !params.revalidate)
+	if (likely(b && b->valid && !b->straddles && block_is(b, host, cpu->rip, mode)) && !params.revalidate)
 		return b;
 	b = block_find(en, host, cpu->rip, mode);
 	if (b && b->straddles) {
@@ -93,11 +91,8 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 		if (!b->valid)
 			b = NULL;
 	}
-	if (b && (params.revalidate || (unpaged(cpu) && b->epoch != mem_epoch(cpu->mem)))) {
-		b->epoch = mem_epoch(cpu->mem);
-		if (b->valid && !block_current(b))
-			block_kill(en, b);
-	}
+	if (b && params.revalidate && b->valid && !block_current(b))
+		block_kill(en, b);
 	if (b && !b->valid && !block_revive(en, b)) {
 		block_discard(en, b);
 		b = NULL;
@@ -108,6 +103,19 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
 	}
 	*quick = b;
 	return b;
+}
+
+/*
+ * A guest without paging never says, by a change of its mappings, that it is
+ * going to run what a device has put into its memory. So whenever the client
+ * may have written, each page is compared before it is fetched from again.
+ */
+static void unpaged_catch_up(struct cpu *cpu)
+{
+	if (likely(unpaged_current(cpu)))
+		return;
+	cpu->engine->unpaged_epoch = mem_epoch(cpu->mem);
+	tlb_forget_code(cpu);
 }
 
 static bool within_limit(const struct cpu *cpu, const struct block *b)
@@ -210,6 +218,7 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 		mode |= XMODE_NO_WINDOWS;
 	shadow = cpu->shadow;
 	uint64_t turns = en->turns;
+	unpaged_catch_up(cpu);
 	struct block *b = find_block(cpu, mode);
 	if (turns == en->turns)                                  /* else the way that led here is gone */
 		remember_way(cpu, b, came_by);
