@@ -96,7 +96,7 @@ smm)
 secure-boot)
 	if [ ! -f /usr/share/OVMF/OVMF_CODE_4M.secboot.fd ]; then skip 'OVMF for secure boot' 'needs the package ovmf'; exit; fi
 	cp /usr/share/OVMF/OVMF_VARS_4M.fd "$out/vars.fd"
-	# Its first phase runs without paging, where blocks are not linked: minutes. With S3 it does the most of that twice.
+	# With S3 it does the most of its first phase twice.
 	timeout -k 5 500 ./anykvm run -- qemu-system-x86_64 -accel kvm -M q35,smm=on -cpu host -m 1024 -nodefaults -no-user-config \
 		-global ICH9-LPC.disable_s3=1 -display none -serial stdio -global driver=cfi.pflash01,property=secure,value=on \
 		-drive if=pflash,format=raw,unit=0,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd,readonly=on \
