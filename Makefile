@@ -84,6 +84,7 @@ $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c,$^) $(BUILD)/libanykvm-core.a -lZydis -ldl
 
+$(UNIT_TESTS) $(GUEST_TESTS): tests/tap.c
 $(GUEST_TESTS): tests/guest/guest.c
 
 -include tests/*/*.mk bench/*.mk

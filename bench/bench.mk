@@ -19,7 +19,7 @@ $(BENCH)/table: bench/table.c bench/rows.def
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_CFLAGS) -o $@ $< -lm
 
-$(BENCH)/exits: bench/exits.c tests/guest/guest.c tests/guest/machine.c $(BUILD)/libanykvm-core.a
+$(BENCH)/exits: bench/exits.c tests/tap.c tests/guest/guest.c tests/guest/machine.c $(BUILD)/libanykvm-core.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -fPIE -pie -Itests/guest -o $@ $^ -lZydis -ldl
 

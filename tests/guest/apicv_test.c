@@ -433,7 +433,7 @@ static void test_narrowed(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "accesses to the page, by controls, offset and size", test_page_matrix },
 	{ "values of written registers", test_written_values },
 	{ "read and write in one instruction", test_read_and_write },
@@ -452,5 +452,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

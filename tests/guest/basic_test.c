@@ -244,7 +244,7 @@ static void test_self_modifying(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "real mode, port I/O", test_real_io },
 	{ "string I/O", test_string_io },
 	{ "string I/O into a device", test_string_device },
@@ -257,5 +257,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

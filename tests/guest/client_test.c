@@ -236,7 +236,7 @@ int main(void)
 
 	printf("1..%d\n", n);
 	for (int i = 0; i < n; i++) {
-		int before = failures;
+		unsigned before = failures;
 
 		alarm(20);
 		tests[i].run();

@@ -290,7 +290,7 @@ static void test_client_registers(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "self-modifying code, long mode", test_self_long },
 	{ "self-modifying code, unpaged protected mode", test_self_protected },
 	{ "self-modifying code, rules that store", test_self_rules },
@@ -304,5 +304,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

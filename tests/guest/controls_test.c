@@ -392,7 +392,7 @@ static void test_not_offered(void)
 	}
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "CR3-target values", test_cr3_targets },
 	{ "CR3-target count", test_cr3_target_count },
 	{ "PAUSE loops", test_pause_loop },
@@ -409,5 +409,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -233,7 +233,7 @@ static void test_page_sizes(void)
 	}
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "rights, by mode of the address too", test_rights },
 	{ "mode-based execute control switched on and off", test_control_changes },
 	{ "execute-only pages not offered", test_no_execute_only },
@@ -247,5 +247,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -444,7 +444,7 @@ static void test_epilogues(void)
 
 int main(void)
 {
-	static const struct guest_test tests[] = {
+	static const struct test tests[] = {
 		{ "from page to page while INVLPG changes the second", test_invlpg },
 		{ "from page to page while a load of CR3 changes the second", test_cr3_reload },
 		{ "from page to page in two address spaces", test_two_roots },
@@ -458,5 +458,5 @@ int main(void)
 		{ "flags after an epilogue", test_epilogues },
 	};
 
-	return guest_run_tests(tests, sizeof(tests) / sizeof(tests[0]));
+	return run_tests(tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -129,10 +129,10 @@ static void test_larger(void)
 
 int main(void)
 {
-	static const struct guest_test tests[] = {
+	static const struct test tests[] = {
 		{ "larger caches are seen to be larger", test_larger },          /* before parameters are read */
 		{ "96 MiB, and 24 MiB for each further vCPU", test_bounds },
 	};
 
-	return getenv("ANYKVM_PARAMS") ? 0 : guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return getenv("ANYKVM_PARAMS") ? 0 : run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

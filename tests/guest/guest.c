@@ -7,7 +7,7 @@
 #include "kvm/api.h"
 #include "machine.h"
 
-int failures, guest_memory_fd = -1;
+int guest_memory_fd = -1;
 static int moves_left;                   /* ANYKVM_TEST_MOVES */
 
 int guest_ioctl(int fd, unsigned long request, void *arg)
@@ -271,21 +271,4 @@ int guest_run(struct guest *g, int i)
 			return -errno;
 		g->run[i]->immediate_exit = 0;
 	}
-}
-
-int guest_run_tests(const struct guest_test *tests, int n)
-{
-	int bad = 0;
-
-	printf("1..%d\n", n);
-	for (int i = 0; i < n; i++) {
-		int before = failures;
-
-		alarm(300);
-		tests[i].run();
-		bad += failures != before;
-		printf("%s %d - %s\n", failures == before ? "ok" : "not ok", i + 1, tests[i].name);
-		fflush(stdout);
-	}
-	return !!bad;
 }

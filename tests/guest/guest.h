@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include "../tap.h"
 
 enum { GUEST_MEMORY = 4 << 20, GUEST_CODE = 0x8000, GUEST_STACK = 0x7000, GUEST_GDT = 0x500, GUEST_IDT = 0x1000,
        GUEST_PAGES = 0x100000, GUEST_MAX_VCPUS = 4 };
@@ -48,17 +49,6 @@ int guest_run(struct guest *g, int i);
 void guest_no_moves(void);
 int guest_ioctl(int fd, unsigned long request, void *arg);       /* ends the test on failure */
 
-extern int failures;
 extern int guest_memory_fd;              /* guest_create()'s memory: this file's; -1: the process's own */
-
-struct guest_test { const char *name; void (*run)(void); };
-/* Runs them one after another, with a TAP line each. The status for main() to return: 1 if any check failed. */
-int guest_run_tests(const struct guest_test *tests, int n);
-
-#define check(cond) ((cond) ? (void)0 : (void)(failures++, printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #cond)))
-#define check_equal(a, b) do { \
-	unsigned long long a_ = (a), b_ = (b); \
-	if (a_ != b_) { failures++; printf("%s:%d: %s is %#llx, not %s = %#llx\n", __FILE__, __LINE__, #a, a_, #b, b_); } \
-} while (0)
 
 #endif

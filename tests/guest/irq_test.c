@@ -171,7 +171,7 @@ static void test_smp(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "interrupt window and KVM_INTERRUPT", test_window },
 	{ "NMIs that wait", test_nmis },
 	{ "MSRs without their feature", test_no_feature },
@@ -181,5 +181,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -212,7 +212,7 @@ static void test_interrupt(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "VM entry and exits, without and with EPT", test_exits },
 	{ "an interrupt of L1 while L2 runs", test_interrupt },
 	{ "many exits", test_speed },
@@ -220,5 +220,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -162,11 +162,11 @@ static void test_refused(void)
 
 int main(void)
 {
-	static const struct guest_test tests[] = {
+	static const struct test tests[] = {
 		{ "host state after a VM exit", test_host_state }, { "VM exits load the host's PDPTEs", test_pdptes_are_loaded },
 		{ "host PDPTEs with reserved bits", test_bad_pdptes }, { "L2's PDPTEs", test_guest_pdptes },
 		{ "entries that are refused", test_refused },
 	};
 
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

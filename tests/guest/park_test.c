@@ -160,10 +160,10 @@ static void test_set_by_client(void)
 
 int main(void)
 {
-	static const struct guest_test tests[] = {
+	static const struct test tests[] = {
 		{ "components in use and not", test_components },
 		{ "components that the client sets", test_set_by_client },
 	};
 
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -204,7 +204,7 @@ static void test_not_offered(void)
 	params.pml = params.ept_ad = true;
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "pages that become dirty are logged once", test_log },
 	{ "the log is full", test_full },
 	{ "a full log and accessed flags", test_full_read },
@@ -218,5 +218,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -692,7 +692,7 @@ static void test_ipi_no_memory(void)
 	}
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "priorities at VM entry", test_entry },
 	{ "RFLAGS.IF, blocking by STI and MOV SS", test_windows },
 	{ "interrupt-window exiting", test_window_exiting },
@@ -721,5 +721,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

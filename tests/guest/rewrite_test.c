@@ -251,7 +251,7 @@ static void run_guest(struct guest *g, struct program *p, bool two)
 static void compare(struct guest *g, const struct program *p, const uint8_t *data)
 {
 	const struct step *seen = (const void *)(g->memory + SCRIPT);
-	int before = failures;
+	unsigned before = failures;
 
 	for (unsigned i = 0; i < p->steps && failures == before; i++) {
 		check_equal(seen[i].rax, p->step[i].rax);
@@ -446,7 +446,7 @@ static void test_two_mappings(void) { for (unsigned seed = 11; seed <= 14; seed+
 static void test_client(void) { for (unsigned seed = 21; seed <= 22; seed++) run(seed, 3); }
 static void test_processors(void) { for (unsigned seed = 31; seed <= 33; seed++) run(seed, 4); }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "functions rewritten by stores", test_one_mapping },
 	{ "functions rewritten through another address", test_two_mappings },
 	{ "functions rewritten by the client", test_client },
@@ -460,5 +460,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

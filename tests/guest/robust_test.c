@@ -411,7 +411,7 @@ static void test_fork(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "requests that make no sense", test_requests },
 	{ "memory taken away", test_gone },
 	{ "code taken away", test_code_gone },
@@ -425,5 +425,5 @@ static const struct guest_test tests[] = {
 int main(void)
 {
 	signal(SIGALRM, SIG_DFL);
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

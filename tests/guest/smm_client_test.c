@@ -250,7 +250,7 @@ static void test_parameter(void)
 	}
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "each space has its own memory and code", test_spaces },
 	{ "code that SMM writes by another address", test_code },
 	{ "slots and dirty logs of both spaces", test_dirty },
@@ -261,5 +261,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

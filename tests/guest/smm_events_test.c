@@ -284,7 +284,7 @@ static void test_not_started(void)
 	end(&t);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "SMIs wait in SMM, and melt into one", test_latched },
 	{ "SMIs and NMIs", test_nmi },
 	{ "IRET in SMM", test_iret },
@@ -298,5 +298,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

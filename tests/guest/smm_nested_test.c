@@ -96,7 +96,7 @@ static void round_trip(struct nested *t, const char *name, unsigned moves)
 {
 	struct kvm_sregs s, s2;
 	struct kvm_regs r, r2;
-	int before = failures;
+	unsigned before = failures;
 
 	enter(t);
 	s = guest_sregs(&t->h.g);
@@ -452,7 +452,7 @@ static void test_restored(void)
 	end(&t);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "an SMI in L2 and back, moved or not", test_round_trips },
 	{ "an SMI in VMX root operation", test_root },
 	{ "virtual NMI blocking", test_virtual_nmis },
@@ -468,5 +468,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -312,7 +312,7 @@ static void test_no_memory(void)
 	smm_end(&t);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "the state in which the handler starts", test_entry },
 	{ "the state-save area with long mode", test_area64 },
 	{ "the state-save area without", test_area32 },
@@ -325,5 +325,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -366,7 +366,7 @@ static void test_restart(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "locked instructions in one page", test_locked },
 	{ "locked instructions across pages", test_locked_pages },
 	{ "locks across pages against accesses to one of them", test_split_against_others },
@@ -381,5 +381,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

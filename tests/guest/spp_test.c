@@ -168,7 +168,7 @@ static void test_not_offered(void)
 	params.spp = true;
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "parts of a page", test_parts },
 	{ "nothing remembered for the whole page", test_remembered },
 	{ "misses and misconfigurations of the table", test_table },
@@ -179,5 +179,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -219,7 +219,7 @@ static void test_nested_state(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "registers", test_registers },
 	{ "x87 and vector state", test_fpu },
 	{ "MSR list", test_msrs },
@@ -232,5 +232,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

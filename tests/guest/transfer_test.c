@@ -470,7 +470,7 @@ static void test_gs_base(void)
 	guest_destroy(&g);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "SYSCALL and SYSRET", test_syscall },
 	{ "IRET to ring 3, interrupts from it", test_iret64 },
 	{ "gate below the caller's privilege", test_denied },
@@ -489,5 +489,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -328,7 +328,7 @@ static void test_checks(void)
 	}
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "RDTSC, RDTSCP, RDMSR at other rates", test_rates },
 	{ "written by the client", test_written },
 	{ "limits of the rate; a VM's default", test_limits },
@@ -343,5 +343,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

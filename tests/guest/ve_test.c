@@ -166,7 +166,7 @@ static void test_not_offered(void)
 	params.ept_ve = true;
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "delivered to the guest", test_delivered },
 	{ "which violations are convertible", test_which },
 	{ "not during event delivery", test_in_delivery },
@@ -178,5 +178,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -227,7 +227,7 @@ static void test_saved(void)
 	hv_destroy(&h);
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "EPTP switching", test_switch },
 	{ "EPTP switching and fetches", test_fetch },
 	{ "what exits and what is undefined", test_exits },
@@ -240,5 +240,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

@@ -609,7 +609,7 @@ static void test_client_triple_fault(void)
 	}
 }
 
-static const struct guest_test tests[] = {
+static const struct test tests[] = {
 	{ "intercepted instructions", test_instructions },
 	{ "control registers with masks and shadows", test_control_registers },
 	{ "CR4.VME on first-generation VT-x", test_vme },
@@ -638,5 +638,5 @@ static const struct guest_test tests[] = {
 
 int main(void)
 {
-	return guest_run_tests(tests, sizeof(tests) / sizeof(*tests));
+	return run_tests(tests, sizeof(tests) / sizeof(*tests));
 }

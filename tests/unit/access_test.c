@@ -4,13 +4,13 @@
  * sizes, directions, address sizes, faults in the middle), devices answered by
  * replay, port I/O, stack forms, XSAVE images. Prints TAP.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "cpu/access.h"
 #include "cpu/fpu.h"
 #include "cpu/rules.h"
+#include "../tap.h"
 #include "x86/features.h"
 
 #define RAM_SIZE (1ull << 20)
@@ -19,24 +19,6 @@
 
 static struct cpu *cpu;
 static uint8_t *ram;
-static unsigned tests, failures;
-
-#define CHECK(cond, ...) check(cond, __LINE__, __VA_ARGS__)
-
-static __attribute__((format(printf, 3, 4))) void check(bool good, int line, const char *fmt, ...)
-{
-	va_list args;
-
-	tests++;
-	if (good)
-		return;
-	failures++;
-	printf("# line %d: ", line);
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
-}
 
 static unsigned rnd(unsigned below)
 {
@@ -87,7 +69,7 @@ static struct insn decode(const char *bytes, unsigned len)
 	struct insn insn;
 
 	if (insn_decode(&insn, (const uint8_t *)bytes, len, mode_bits[cpu->mode & MODE_CODE_MASK], cpu->rip, NULL, NULL))
-		CHECK(false, "decode");
+		check_that(false, "decode");
 	return insn;
 }
 
@@ -217,14 +199,14 @@ static void one_string_case(const struct family *f, unsigned size, uint8_t rep, 
 	model_run(&model, f, size, rep, down, a16);
 	end = run(f->rule, &insn);
 	cpu->poll = 0;
-	CHECK(end == (model.fault ? RAISED : DONE), "%s%u rep %x down %d a16 %d: end %d", f->name, size, rep, down, a16, end);
-	CHECK(cpu->gpr[REG_RCX] == model.rcx && cpu->gpr[REG_RSI] == model.rsi && cpu->gpr[REG_RDI] == model.rdi,
+	check_that(end == (model.fault ? RAISED : DONE), "%s%u rep %x down %d a16 %d: end %d", f->name, size, rep, down, a16, end);
+	check_that(cpu->gpr[REG_RCX] == model.rcx && cpu->gpr[REG_RSI] == model.rsi && cpu->gpr[REG_RDI] == model.rdi,
 	      "%s%u rep %x down %d a16 %d: rcx %lx rsi %lx rdi %lx, wanted %x %x %x", f->name, size, rep, down, a16, cpu->gpr[REG_RCX],
 	      cpu->gpr[REG_RSI], cpu->gpr[REG_RDI], model.rcx, model.rsi, model.rdi);
-	CHECK(cpu->gpr[REG_RAX] == model.rax, "%s%u: rax", f->name, size);
-	CHECK(!f->compare || (cpu->rflags & (RFLAGS_CF | RFLAGS_ZF)) == model.flags, "%s%u rep %x: flags %lx, wanted %lx", f->name, size,
+	check_that(cpu->gpr[REG_RAX] == model.rax, "%s%u: rax", f->name, size);
+	check_that(!f->compare || (cpu->rflags & (RFLAGS_CF | RFLAGS_ZF)) == model.flags, "%s%u rep %x: flags %lx, wanted %lx", f->name, size,
 	      rep, cpu->rflags, model.flags);
-	CHECK(!memcmp(ram, model.ram, HOLE) && !memcmp(ram + 0x9000, model.ram + 0x9000, 0x7000), "%s%u rep %x down %d: memory", f->name,
+	check_that(!memcmp(ram, model.ram, HOLE) && !memcmp(ram + 0x9000, model.ram + 0x9000, 0x7000), "%s%u rep %x down %d: memory", f->name,
 	      size, rep, down);
 }
 
@@ -262,15 +244,15 @@ static void test_mmio(void)
 	struct insn nop = decode("\x90", 1);
 
 	machine();
-	CHECK(run_once(load_rule, &nop) == LEFT && cpu->leave_why == CPU_EXIT_MMIO, "read leaves");
-	CHECK(cpu->io.pending && !cpu->io.is_write && cpu->io.addr == MMIO + 0x10 && cpu->io.len == 8, "first half");
+	check_that(run_once(load_rule, &nop) == LEFT && cpu->leave_why == CPU_EXIT_MMIO, "read leaves");
+	check_that(cpu->io.pending && !cpu->io.is_write && cpu->io.addr == MMIO + 0x10 && cpu->io.len == 8, "first half");
 	answer_read(0x1111);
 	cpu->io.next = 0;
-	CHECK(run_once(load_rule, &nop) == LEFT && cpu->io.addr == MMIO + 0x18, "second half");
+	check_that(run_once(load_rule, &nop) == LEFT && cpu->io.addr == MMIO + 0x18, "second half");
 	answer_read(0x2200);
 	cpu->io.next = 0;
-	CHECK(run_once(load_rule, &nop) == DONE && loaded == 0x3311, "both: %lx", loaded);
-	CHECK(run_once(load_rule, &nop) == LEFT && cpu->io.addr == MMIO + 0x10, "answers are used once");
+	check_that(run_once(load_rule, &nop) == DONE && loaded == 0x3311, "both: %lx", loaded);
+	check_that(run_once(load_rule, &nop) == LEFT && cpu->io.addr == MMIO + 0x10, "answers are used once");
 }
 
 static void test_mmio_movs(void)
@@ -282,15 +264,15 @@ static void test_mmio_movs(void)
 	cpu->gpr[REG_RDI] = 0x2000;
 	cpu->gpr[REG_RCX] = 3;
 	for (unsigned i = 0; i < 3; i++) {
-		CHECK(run(rule_movs, &movs) == LEFT && cpu->io.addr == MMIO + 4 * i && cpu->gpr[REG_RCX] == 3 - i, "element %u", i);
+		check_that(run(rule_movs, &movs) == LEFT && cpu->io.addr == MMIO + 4 * i && cpu->gpr[REG_RCX] == 3 - i, "element %u", i);
 		answer_read(0x100 + i);
 	}
-	CHECK(run(rule_movs, &movs) == DONE && ((uint32_t *)(ram + 0x2000))[2] == 0x102 && !cpu->gpr[REG_RCX], "rep movs from a device");
+	check_that(run(rule_movs, &movs) == DONE && ((uint32_t *)(ram + 0x2000))[2] == 0x102 && !cpu->gpr[REG_RCX], "rep movs from a device");
 
 	cpu->gpr[REG_RSI] = 0x2000;
 	cpu->gpr[REG_RDI] = MMIO;
 	cpu->gpr[REG_RCX] = 2;
-	CHECK(run_once(rule_movs, &movs) == DONE && cpu->next_rip == cpu->rip && cpu->io.nwrites == 1 && (cpu->poll & POLL_MMIO) &&
+	check_that(run_once(rule_movs, &movs) == DONE && cpu->next_rip == cpu->rip && cpu->io.nwrites == 1 && (cpu->poll & POLL_MMIO) &&
 	      cpu->io.writes[0].addr == MMIO && cpu->io.writes[0].len == 4 && cpu->gpr[REG_RCX] == 1, "rep movs to a device");
 	cpu->io.nwrites = cpu->poll = 0;
 }
@@ -301,46 +283,46 @@ static void test_ports(void)
 
 	machine();
 	cpu->gpr[REG_RDX] = 0x3f8;
-	CHECK(run_once(rule_in, &in) == LEFT && cpu->leave_why == CPU_EXIT_PIO && cpu->io.addr == 0x3f8 && cpu->io.len == 4 &&
+	check_that(run_once(rule_in, &in) == LEFT && cpu->leave_why == CPU_EXIT_PIO && cpu->io.addr == 0x3f8 && cpu->io.len == 4 &&
 	      !cpu->io.is_write && cpu->io.is_pio, "in leaves");
 	memcpy(cpu->io.data, "\x78\x56\x34\x12", 4);
 	cpu->io.pending = false;
 	cpu->io.answered = true;
-	CHECK(run_once(rule_in, &in) == DONE && cpu->gpr[REG_RAX] == 0x12345678, "in: %lx", cpu->gpr[REG_RAX]);
-	CHECK(run_once(rule_in, &in) == LEFT, "the answer is used once");
+	check_that(run_once(rule_in, &in) == DONE && cpu->gpr[REG_RAX] == 0x12345678, "in: %lx", cpu->gpr[REG_RAX]);
+	check_that(run_once(rule_in, &in) == LEFT, "the answer is used once");
 	cpu->io.pending = false;
-	CHECK(run_once(rule_out, &out) == LEFT && cpu->io.addr == 0x80 && cpu->io.is_write && cpu->io.data[0] == 0x78, "out");
+	check_that(run_once(rule_out, &out) == LEFT && cpu->io.addr == 0x80 && cpu->io.is_write && cpu->io.data[0] == 0x78, "out");
 	cpu->io.pending = false;
 	cpu->io.answered = true;
-	CHECK(run_once(rule_out, &out) == DONE && !cpu->io.answered, "out answered");
+	check_that(run_once(rule_out, &out) == DONE && !cpu->io.answered, "out answered");
 
 	cpu->gpr[REG_RDI] = 0x2ff0;
 	cpu->gpr[REG_RCX] = 6;
-	CHECK(run(rule_ins, &ins) == LEFT && cpu->io.count == 4 && cpu->io.len == 4, "ins up to the page's end: %u", cpu->io.count);
+	check_that(run(rule_ins, &ins) == LEFT && cpu->io.count == 4 && cpu->io.len == 4, "ins up to the page's end: %u", cpu->io.count);
 	memset(cpu->io.data, 0x5a, 16);
 	cpu->io.pending = false;
 	cpu->io.answered = true;
-	CHECK(run(rule_ins, &ins) == LEFT && cpu->gpr[REG_RCX] == 2 && cpu->gpr[REG_RDI] == 0x3000 && cpu->io.count == 2, "ins goes on");
-	CHECK(ram[0x2ff0] == 0x5a && ram[0x2fff] == 0x5a && ram[0x3000] == 0, "ins data");
+	check_that(run(rule_ins, &ins) == LEFT && cpu->gpr[REG_RCX] == 2 && cpu->gpr[REG_RDI] == 0x3000 && cpu->io.count == 2, "ins goes on");
+	check_that(ram[0x2ff0] == 0x5a && ram[0x2fff] == 0x5a && ram[0x3000] == 0, "ins data");
 	cpu->io.pending = false;
 
 	cpu->gpr[REG_RSI] = 0x2ff0;
 	cpu->gpr[REG_RCX] = 3;
-	CHECK(run(rule_outs, &outs) == LEFT && cpu->io.count == 3 && cpu->io.data[2] == 0x5a && cpu->io.is_write, "outs");
+	check_that(run(rule_outs, &outs) == LEFT && cpu->io.count == 3 && cpu->io.data[2] == 0x5a && cpu->io.is_write, "outs");
 	cpu->io.pending = false;
 	cpu->io.answered = true;
-	CHECK(run(rule_outs, &outs) == DONE && cpu->gpr[REG_RCX] == 0 && cpu->gpr[REG_RSI] == 0x2ff3, "outs answered");
+	check_that(run(rule_outs, &outs) == DONE && cpu->gpr[REG_RCX] == 0 && cpu->gpr[REG_RSI] == 0x2ff3, "outs answered");
 
 	cpu->cpl = 3;
 	cpu->seg[SEG_TR].type = 3;
 	cpu_mode_update(cpu);
-	CHECK(run_once(rule_in, &in) == RAISED && cpu->event.vector == VEC_GP, "no I/O at CPL 3 without a bitmap");
+	check_that(run_once(rule_in, &in) == RAISED && cpu->event.vector == VEC_GP, "no I/O at CPL 3 without a bitmap");
 	cpu->seg[SEG_TR] = (struct segment){ .base = 0x4000, .limit = 0x68 + 0x100, .type = 11, .present = 1 };
 	*(uint16_t *)(ram + 0x4000 + 102) = 0x68;
-	CHECK(run_once(rule_in, &in) == LEFT, "the bitmap permits");
+	check_that(run_once(rule_in, &in) == LEFT, "the bitmap permits");
 	cpu->io.pending = false;
 	ram[0x4068 + 0x3f8 / 8] = 8;
-	CHECK(run_once(rule_in, &in) == RAISED, "the bitmap forbids the last of four ports");
+	check_that(run_once(rule_in, &in) == RAISED, "the bitmap forbids the last of four ports");
 }
 
 /* ---- crossings, the stack ---- */
@@ -353,9 +335,9 @@ static void test_crossing(void)
 	struct insn nop = decode("\x90", 1);
 
 	machine();
-	CHECK(run_once(cross_rule, &nop) == RAISED && cpu->event.payload == HOLE && *(uint32_t *)(ram + HOLE - 4) == 0,
+	check_that(run_once(cross_rule, &nop) == RAISED && cpu->event.payload == HOLE && *(uint32_t *)(ram + HOLE - 4) == 0,
 	      "a crossing store faults whole, at the second page: %lx", cpu->event.payload);
-	CHECK(run_once(cross_good_rule, &nop) == DONE && *(uint64_t *)(ram + 0x2ffc) == 0x1122334455667788, "a crossing store");
+	check_that(run_once(cross_good_rule, &nop) == DONE && *(uint64_t *)(ram + 0x2ffc) == 0x1122334455667788, "a crossing store");
 }
 
 static void test_stack(void)
@@ -367,22 +349,22 @@ static void test_stack(void)
 	for (unsigned i = 0; i < 8; i++)
 		cpu->gpr[i] = 0x100 + i;
 	cpu->gpr[REG_RSP] = 0x3008;
-	CHECK(run_once(rule_pusha, &pusha) == DONE && cpu->gpr[REG_RSP] == 0x2fe8 && *(uint32_t *)(ram + 0x2ff4) == 0x3008, "pusha");
+	check_that(run_once(rule_pusha, &pusha) == DONE && cpu->gpr[REG_RSP] == 0x2fe8 && *(uint32_t *)(ram + 0x2ff4) == 0x3008, "pusha");
 	cpu->gpr[REG_RBX] = 0;
-	CHECK(run_once(rule_popa, &popa) == DONE && cpu->gpr[REG_RSP] == 0x3008 && cpu->gpr[REG_RBX] == 0x103, "popa");
+	check_that(run_once(rule_popa, &popa) == DONE && cpu->gpr[REG_RSP] == 0x3008 && cpu->gpr[REG_RBX] == 0x103, "popa");
 	cpu->gpr[REG_RSP] = HOLE + 4096 + 16;
-	CHECK(run_once(rule_pusha, &pusha) == RAISED && cpu->gpr[REG_RSP] == HOLE + 4096 + 16, "pusha that faults");
+	check_that(run_once(rule_pusha, &pusha) == RAISED && cpu->gpr[REG_RSP] == HOLE + 4096 + 16, "pusha that faults");
 	cpu->gpr[REG_RSP] = 0x3000;
-	CHECK(run_once(rule_push, &push) == DONE && *(uint32_t *)(ram + 0x2ffc) == 0x3000, "push esp pushes its old value");
-	CHECK(run_once(rule_pop, &pop) == DONE && *(uint32_t *)(ram + 0x3004) == 0x3000 && cpu->gpr[REG_RSP] == 0x3000,
+	check_that(run_once(rule_push, &push) == DONE && *(uint32_t *)(ram + 0x2ffc) == 0x3000, "push esp pushes its old value");
+	check_that(run_once(rule_pop, &pop) == DONE && *(uint32_t *)(ram + 0x3004) == 0x3000 && cpu->gpr[REG_RSP] == 0x3000,
 	      "pop [esp+4] uses the new ESP");
 	cpu->gpr[REG_RBP] = 0x3100;
 	*(uint32_t *)(ram + 0x30fc) = 0xaaa;
 	*(uint32_t *)(ram + 0x30f8) = 0xbbb;
-	CHECK(run_once(rule_enter, &enter) == DONE && cpu->gpr[REG_RBP] == 0x2ffc && cpu->gpr[REG_RSP] == 0x2ffc - 12 - 16 &&
+	check_that(run_once(rule_enter, &enter) == DONE && cpu->gpr[REG_RBP] == 0x2ffc && cpu->gpr[REG_RSP] == 0x2ffc - 12 - 16 &&
 	      *(uint32_t *)(ram + 0x2ffc) == 0x3100 && *(uint32_t *)(ram + 0x2ff8) == 0xaaa && *(uint32_t *)(ram + 0x2ff4) == 0xbbb &&
 	      *(uint32_t *)(ram + 0x2ff0) == 0x2ffc, "enter 16, 3");
-	CHECK(run_once(rule_leave, &leave) == DONE && cpu->gpr[REG_RSP] == 0x3000 && cpu->gpr[REG_RBP] == 0x3100, "leave");
+	check_that(run_once(rule_leave, &leave) == DONE && cpu->gpr[REG_RSP] == 0x3000 && cpu->gpr[REG_RBP] == 0x3100, "leave");
 }
 
 /* ---- state images. Between unpark and park no code may use vector registers. ---- */
@@ -411,7 +393,7 @@ static void fill_xsave(void)
 	memcpy(image + 8, "\x44\x33\x22\x11", 4);
 	memcpy(image + 24, "\x80\x1f", 2);
 	image[512] = fpu_xcr0_supported();
-	CHECK(fpu_set_xsave(cpu, image, fpu_xsave_size()) == 0, "set");
+	check_that(fpu_set_xsave(cpu, image, fpu_xsave_size()) == 0, "set");
 }
 
 static void test_xsave(void)
@@ -428,54 +410,54 @@ static void test_xsave(void)
 	fill_xsave();
 	fpu_get_xsave(cpu, before, sizeof(before));
 	/* RFBM is EDX:EAX, and the address is in EAX too: 0x3000 has none of the three bits. */
-	CHECK(run_live(rule_xsave, &xsave) == DONE && *(uint64_t *)(ram + 0x3200) == 0, "nothing requested");
+	check_that(run_live(rule_xsave, &xsave) == DONE && *(uint64_t *)(ram + 0x3200) == 0, "nothing requested");
 	cpu->gpr[REG_RAX] = 0x3007;
-	CHECK(run_live(rule_xsave, &xsave) == RAISED && cpu->event.vector == VEC_GP, "alignment");
+	check_that(run_live(rule_xsave, &xsave) == RAISED && cpu->event.vector == VEC_GP, "alignment");
 	xsave.disp = xrstor.disp = xsavec.disp = -7;
-	CHECK(run_live(rule_xsave, &xsave) == DONE, "xsave");
-	CHECK(*(uint64_t *)(ram + 0x3200) == fpu_xcr0_supported(), "XSTATE_BV %lx", *(uint64_t *)(ram + 0x3200));
-	CHECK(!memcmp(ram + 0x3000, before, 160) && !memcmp(ram + 0x30a0, before + 160, 128), "x87 and XMM0-7");
-	CHECK(ram[0x3000 + 288] == 0 && ram[0x3000 + 576 + 128] == 0, "not registers 8 to 15");
+	check_that(run_live(rule_xsave, &xsave) == DONE, "xsave");
+	check_that(*(uint64_t *)(ram + 0x3200) == fpu_xcr0_supported(), "XSTATE_BV %lx", *(uint64_t *)(ram + 0x3200));
+	check_that(!memcmp(ram + 0x3000, before, 160) && !memcmp(ram + 0x30a0, before + 160, 128), "x87 and XMM0-7");
+	check_that(ram[0x3000 + 288] == 0 && ram[0x3000 + 576 + 128] == 0, "not registers 8 to 15");
 
 	fpu_reset(cpu, false);
-	CHECK(run_live(rule_xrstor, &xrstor) == DONE, "xrstor");
+	check_that(run_live(rule_xrstor, &xrstor) == DONE, "xrstor");
 	fpu_get_xsave(cpu, after, sizeof(after));
-	CHECK(!memcmp(before, after, 288) && !memcmp(before + 576, after + 576, 128), "restored");
-	CHECK(after[288] == 0, "register 8 untouched");
+	check_that(!memcmp(before, after, 288) && !memcmp(before + 576, after + 576, 128), "restored");
+	check_that(after[288] == 0, "register 8 untouched");
 	*(uint64_t *)(ram + 0x3200) |= 8;
-	CHECK(run_live(rule_xrstor, &xrstor) == RAISED && cpu->event.vector == VEC_GP, "component beyond XCR0");
+	check_that(run_live(rule_xrstor, &xrstor) == RAISED && cpu->event.vector == VEC_GP, "component beyond XCR0");
 	*(uint64_t *)(ram + 0x3200) = 0;
 	*(uint32_t *)(ram + 0x3018) = 0x10000;
-	CHECK(run_live(rule_xrstor, &xrstor) == RAISED, "MXCSR");
+	check_that(run_live(rule_xrstor, &xrstor) == RAISED, "MXCSR");
 	*(uint32_t *)(ram + 0x3018) = 0x1f80;
-	CHECK(run_live(rule_xrstor, &xrstor) == DONE, "all initial");
+	check_that(run_live(rule_xrstor, &xrstor) == DONE, "all initial");
 	fpu_get_xsave(cpu, after, sizeof(after));
-	CHECK(after[0] == 0x7f && after[1] == 3 && after[160] == 0 && after[576] == 0 && cpu->fpu_ip == 0, "initial state");
+	check_that(after[0] == 0x7f && after[1] == 3 && after[160] == 0 && after[576] == 0 && cpu->fpu_ip == 0, "initial state");
 
 	fill_xsave();
 	memset(ram + 0x3000, 0, 4096);
-	CHECK(run_live(rule_xsave, &xsavec) == DONE && *(uint64_t *)(ram + 0x3208) == (fpu_xcr0_supported() | 1ull << 63), "xsavec");
+	check_that(run_live(rule_xsave, &xsavec) == DONE && *(uint64_t *)(ram + 0x3208) == (fpu_xcr0_supported() | 1ull << 63), "xsavec");
 	fpu_reset(cpu, false);
-	CHECK(run_live(rule_xrstor, &xrstor) == DONE, "xrstor, compacted");
+	check_that(run_live(rule_xrstor, &xrstor) == DONE, "xrstor, compacted");
 	fpu_get_xsave(cpu, after, sizeof(after));
-	CHECK(!memcmp(before, after, 288) && !memcmp(before + 576, after + 576, 128), "restored, compacted");
+	check_that(!memcmp(before, after, 288) && !memcmp(before + 576, after + 576, 128), "restored, compacted");
 
 	cpu->gpr[REG_RAX] = 0x3000;
 	memset(ram + 0x3000, 0xee, 4096);
-	CHECK(run_live(rule_fxsave, &fxsave) == DONE && !memcmp(ram + 0x3000, before, 24) && !memcmp(ram + 0x30a0, before + 160, 128) &&
+	check_that(run_live(rule_fxsave, &fxsave) == DONE && !memcmp(ram + 0x3000, before, 24) && !memcmp(ram + 0x30a0, before + 160, 128) &&
 	      ram[0x3000 + 288] == 0xee, "fxsave");
 	fpu_reset(cpu, false);
-	CHECK(run_live(rule_fxrstor, &fxrstor) == DONE, "fxrstor");
+	check_that(run_live(rule_fxrstor, &fxrstor) == DONE, "fxrstor");
 	fpu_get_xsave(cpu, after, sizeof(after));
-	CHECK(!memcmp(before, after, 288), "fxrstor restored");
+	check_that(!memcmp(before, after, 288), "fxrstor restored");
 
-	CHECK(run_live(rule_fnsave, &fnsave) == DONE && *(uint32_t *)(ram + 0x3000) == 0xffff027f &&
+	check_that(run_live(rule_fnsave, &fnsave) == DONE && *(uint32_t *)(ram + 0x3000) == 0xffff027f &&
 	      *(uint32_t *)(ram + 0x300c) == 0x11223344 && *(uint32_t *)(ram + 0x3010) == 0x1230000 && ram[0x301c] == 1, "fnsave");
 	fpu_get_xsave(cpu, after, sizeof(after));
-	CHECK(after[1] == 3 && after[4] == 0, "fnsave initialises");
-	CHECK(run_live(rule_frstor, &frstor) == DONE, "frstor");
+	check_that(after[1] == 3 && after[4] == 0, "fnsave initialises");
+	check_that(run_live(rule_frstor, &frstor) == DONE, "frstor");
 	fpu_get_xsave(cpu, after, sizeof(after));
-	CHECK(!memcmp(before, after, 160), "frstor restored");
+	check_that(!memcmp(before, after, 160), "frstor restored");
 }
 
 /* vpgatherdd ymm0, [eax+ymm1*4], ymm2 and vmaskmovps [eax], ymm2, ymm0 */
@@ -499,22 +481,33 @@ static void test_masked(void)
 		high[8 + i] = i == 3 ? 0 : -1;
 		xmm[i] = high[i] = 0x55;
 	}
-	CHECK(fpu_set_xsave(cpu, image, sizeof(image)) == 0, "set");
-	CHECK(run_live(rule_gather, &gather) == RAISED && cpu->event.payload == HOLE, "gather into the hole: %lx", cpu->event.payload);
+	check_that(fpu_set_xsave(cpu, image, sizeof(image)) == 0, "set");
+	check_that(run_live(rule_gather, &gather) == RAISED && cpu->event.payload == HOLE, "gather into the hole: %lx", cpu->event.payload);
 	fpu_get_xsave(cpu, image, sizeof(image));
-	CHECK(xmm[0] == 10 && xmm[1] == 0x55 && xmm[2] == 12 && high[1] == 21 && high[2] == 0x55, "elements that arrived");
-	CHECK(xmm[8] == 0 && high[8] == 0 && high[9] == 0 && high[10] == -1, "mask of what is left");
+	check_that(xmm[0] == 10 && xmm[1] == 0x55 && xmm[2] == 12 && high[1] == 21 && high[2] == 0x55, "elements that arrived");
+	check_that(xmm[8] == 0 && high[8] == 0 && high[9] == 0 && high[10] == -1, "mask of what is left");
 	xmm[4] = 999, high[6] = 30;
-	CHECK(fpu_set_xsave(cpu, image, sizeof(image)) == 0 && run_live(rule_gather, &gather) == DONE, "the rest");
+	check_that(fpu_set_xsave(cpu, image, sizeof(image)) == 0 && run_live(rule_gather, &gather) == DONE, "the rest");
 	fpu_get_xsave(cpu, image, sizeof(image));
-	CHECK(xmm[0] == 10 && high[2] == 30 && high[3] == 0x55 && high[10] == 0, "all");
+	check_that(xmm[0] == 10 && high[2] == 30 && high[3] == 0x55 && high[10] == 0, "all");
 
 	cpu->gpr[REG_RAX] = HOLE - 16;
 	for (int i = 0; i < 4; i++)
 		xmm[8 + i] = i & 1 ? -1 : 0, high[8 + i] = 0;
-	CHECK(fpu_set_xsave(cpu, image, sizeof(image)) == 0 && run_live(rule_vmaskmov, &store) == DONE, "masked elements cannot fault");
-	CHECK(*(uint32_t *)(ram + HOLE - 16) == 0x3fc && *(uint32_t *)(ram + HOLE - 12) == 0x55, "masked store");
+	check_that(fpu_set_xsave(cpu, image, sizeof(image)) == 0 && run_live(rule_vmaskmov, &store) == DONE, "masked elements cannot fault");
+	check_that(*(uint32_t *)(ram + HOLE - 16) == 0x3fc && *(uint32_t *)(ram + HOLE - 12) == 0x55, "masked store");
 }
+
+static const struct test tests[] = {
+	{ "strings", test_strings },
+	{ "mmio", test_mmio },
+	{ "mmio movs", test_mmio_movs },
+	{ "ports", test_ports },
+	{ "crossing", test_crossing },
+	{ "stack", test_stack },
+	{ "xsave", test_xsave },
+	{ "masked", test_masked },
+};
 
 int main(void)
 {
@@ -527,14 +520,5 @@ int main(void)
 	mem_write_unlock(mem);
 	cpu = cpu_new(mem, &ops, NULL, 0);
 	mem_read_lock(mem);
-	test_strings();
-	test_mmio();
-	test_mmio_movs();
-	test_ports();
-	test_crossing();
-	test_stack();
-	test_xsave();
-	test_masked();
-	printf("1..1\n%sok 1 - accesses: %u checks, %u failures\n", failures ? "not " : "", tests, failures);
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

@@ -7,18 +7,10 @@
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "../tap.h"
 #include "kvm/api.h"
 
-static unsigned failures, tests;
 static int sys, vm;
-
-#define CHECK(cond) \
-	do { \
-		tests++; \
-		if (!(cond)) \
-			failures++, printf("not "); \
-		printf("ok %u - %s:%d: %s\n", tests, __func__, __LINE__, #cond); \
-	} while (0)
 
 /* Errors are negative numbers. */
 static int value(int fd, unsigned long request, unsigned long arg)
@@ -34,19 +26,19 @@ static void test_unseen(void)
 	int again, plain = open("/dev/null", O_RDONLY);
 
 	vm = value(sys, KVM_CREATE_VM, 0);
-	CHECK(value(vm, KVM_CHECK_EXTENSION, 0) == 1 && value(vm, KVM_GET_API_VERSION, 0) == -ENOTTY);
+	check(value(vm, KVM_CHECK_EXTENSION, 0) == 1 && value(vm, KVM_GET_API_VERSION, 0) == -ENOTTY);
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", vm);
 	again = open(name, O_RDWR);
-	CHECK(again >= 0 && value(again, KVM_CHECK_EXTENSION, 0) == 1);
-	CHECK(lseek(vm, 0, SEEK_SET) == 0 && value(vm, KVM_CHECK_EXTENSION, 0) == 1);
-	CHECK(lseek(again, 1, SEEK_SET) == 1 && value(again, KVM_CHECK_EXTENSION, 0) == 1);
+	check(again >= 0 && value(again, KVM_CHECK_EXTENSION, 0) == 1);
+	check(lseek(vm, 0, SEEK_SET) == 0 && value(vm, KVM_CHECK_EXTENSION, 0) == 1);
+	check(lseek(again, 1, SEEK_SET) == 1 && value(again, KVM_CHECK_EXTENSION, 0) == 1);
 	close(again);
 	syscall(SYS_dup3, sys, vm, O_CLOEXEC);           /* the same number, another object of ours */
-	CHECK(value(vm, KVM_GET_API_VERSION, 0) == 12);
+	check(value(vm, KVM_GET_API_VERSION, 0) == 12);
 	syscall(SYS_dup3, plain, vm, O_CLOEXEC);
-	CHECK(!anykvm_owns(vm) && value(vm, KVM_CHECK_EXTENSION, 0) == -EBADF);
+	check(!anykvm_owns(vm) && value(vm, KVM_CHECK_EXTENSION, 0) == -EBADF);
 	syscall(SYS_close, vm);
-	CHECK(value(vm, KVM_CHECK_EXTENSION, 0) == -EBADF);
+	check(value(vm, KVM_CHECK_EXTENSION, 0) == -EBADF);
 	close(plain);
 }
 
@@ -59,26 +51,27 @@ static void test_many(void)
 		fd[i] = anykvm_open(O_RDWR);
 	for (int i = 0; i < 200; i++)
 		good += fd[i] >= 0 && value(fd[i], KVM_GET_API_VERSION, 0) == 12;
-	CHECK(good == 200);
+	check(good == 200);
 	for (int i = 0; i < 200; i += 2) {
 		anykvm_closing(fd[i]);
 		good -= !anykvm_owns(fd[i]) && value(fd[i], KVM_GET_API_VERSION, 0) == -EBADF;
 	}
-	CHECK(good == 100);
+	check(good == 100);
 	for (int i = 0; i < 200; i++) {
 		good -= i % 2 && value(fd[i], KVM_GET_API_VERSION, 0) == 12;
 		anykvm_closing(fd[i]);
 		close(fd[i]);
 	}
-	CHECK(good == 0);
+	check(good == 0);
 }
+
+static const struct test tests[] = {
+	{ "descriptors that change hands unseen", test_unseen },
+	{ "many descriptors", test_many },
+};
 
 int main(void)
 {
-	alarm(60);
 	sys = anykvm_open(O_RDWR | O_CLOEXEC);
-	test_unseen();
-	test_many();
-	printf("1..%u\n", tests);
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

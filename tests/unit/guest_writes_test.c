@@ -8,17 +8,9 @@
 #include <unistd.h>
 #include "kvm/ioctl.h"
 #include "kvm/lifecycle.h"
+#include "../tap.h"
 
-static unsigned failures, tests;
 static struct vm *vm;
-
-#define CHECK(cond) \
-	do { \
-		tests++; \
-		if (!(cond)) \
-			failures++, printf("not "); \
-		printf("ok %u - %s:%d: %s\n", tests, __func__, __LINE__, #cond); \
-	} while (0)
 
 static uint64_t count(int e)
 {
@@ -43,16 +35,16 @@ static void test_ioeventfd(void)
 {
 	int any = eventfd(0, EFD_NONBLOCK), three = eventfd(0, EFD_NONBLOCK), port = eventfd(0, EFD_NONBLOCK);
 
-	CHECK(!write_value(false, 0x1000, 0, 2));
-	CHECK(assign(any, 0x1000, 0, 0, 0) == 0);
-	CHECK(assign(three, 0x1004, 2, KVM_IOEVENTFD_FLAG_DATAMATCH, 3) == 0);
-	CHECK(assign(port, 0x1000, 2, KVM_IOEVENTFD_FLAG_PIO, 0) == 0);
+	check(!write_value(false, 0x1000, 0, 2));
+	check(assign(any, 0x1000, 0, 0, 0) == 0);
+	check(assign(three, 0x1004, 2, KVM_IOEVENTFD_FLAG_DATAMATCH, 3) == 0);
+	check(assign(port, 0x1000, 2, KVM_IOEVENTFD_FLAG_PIO, 0) == 0);
 	close(port);                                             /* the VM keeps its own */
-	CHECK(write_value(false, 0x1000, 9, 1) && write_value(false, 0x1000, 9, 8) && count(any) == 2);
-	CHECK(write_value(false, 0x1004, 3, 2) && count(three) == 1);
-	CHECK(!write_value(false, 0x1004, 4, 2) && !write_value(false, 0x1004, 3, 4) && !write_value(false, 0x1002, 0, 2));
-	CHECK(write_value(true, 0x1000, 7, 2) && !write_value(true, 0x1000, 7, 4) && count(any) == 0);
-	CHECK(assign(any, 0x1000, 0, KVM_IOEVENTFD_FLAG_DEASSIGN, 0) == 0 && !write_value(false, 0x1000, 9, 1));
+	check(write_value(false, 0x1000, 9, 1) && write_value(false, 0x1000, 9, 8) && count(any) == 2);
+	check(write_value(false, 0x1004, 3, 2) && count(three) == 1);
+	check(!write_value(false, 0x1004, 4, 2) && !write_value(false, 0x1004, 3, 4) && !write_value(false, 0x1002, 0, 2));
+	check(write_value(true, 0x1000, 7, 2) && !write_value(true, 0x1000, 7, 4) && count(any) == 0);
+	check(assign(any, 0x1000, 0, KVM_IOEVENTFD_FLAG_DEASSIGN, 0) == 0 && !write_value(false, 0x1000, 9, 1));
 	close(any);
 	close(three);
 }
@@ -64,25 +56,25 @@ static void test_coalesced(void)
 	uint32_t value = 0x11223344;
 	unsigned n = 0;
 
-	CHECK(!coalesced_write(vm, false, 0xa0000, &value, 4));
-	CHECK(vm_register_coalesced(vm, &z) == 0 && vm_register_coalesced(vm, &p) == 0);
-	CHECK(coalesced_write(vm, false, 0xa00fc, &value, 4) && !coalesced_write(vm, false, 0xa00fd, &value, 4));
-	CHECK(!coalesced_write(vm, false, 0x9fffe, &value, 4) && !coalesced_write(vm, true, 0xa0000, &value, 4));
-	CHECK(coalesced_write(vm, true, 0x60, &value, 1) && !coalesced_write(vm, true, 0x60, &value, 2));
-	CHECK(ring->first == 0 && ring->last == 2);
-	CHECK(ring->coalesced_mmio[0].phys_addr == 0xa00fc && ring->coalesced_mmio[0].len == 4 && !ring->coalesced_mmio[0].pio);
-	CHECK(!memcmp(ring->coalesced_mmio[0].data, &value, 4) && ring->coalesced_mmio[1].pio && ring->coalesced_mmio[1].len == 1);
+	check(!coalesced_write(vm, false, 0xa0000, &value, 4));
+	check(vm_register_coalesced(vm, &z) == 0 && vm_register_coalesced(vm, &p) == 0);
+	check(coalesced_write(vm, false, 0xa00fc, &value, 4) && !coalesced_write(vm, false, 0xa00fd, &value, 4));
+	check(!coalesced_write(vm, false, 0x9fffe, &value, 4) && !coalesced_write(vm, true, 0xa0000, &value, 4));
+	check(coalesced_write(vm, true, 0x60, &value, 1) && !coalesced_write(vm, true, 0x60, &value, 2));
+	check(ring->first == 0 && ring->last == 2);
+	check(ring->coalesced_mmio[0].phys_addr == 0xa00fc && ring->coalesced_mmio[0].len == 4 && !ring->coalesced_mmio[0].pio);
+	check(!memcmp(ring->coalesced_mmio[0].data, &value, 4) && ring->coalesced_mmio[1].pio && ring->coalesced_mmio[1].len == 1);
 	while (coalesced_write(vm, false, 0xa0000, &value, 4))
 		n++;
-	CHECK(n == 167 && ring->last == 169);
+	check(n == 167 && ring->last == 169);
 	ring->first = 1;
-	CHECK(coalesced_write(vm, false, 0xa0000, &value, 4) && ring->last == 0 && !coalesced_write(vm, false, 0xa0000, &value, 4));
+	check(coalesced_write(vm, false, 0xa0000, &value, 4) && ring->last == 0 && !coalesced_write(vm, false, 0xa0000, &value, 4));
 	ring->first = ring->last = 5000;
-	CHECK(!coalesced_write(vm, false, 0xa0000, &value, 4));  /* nonsense from the client does no harm */
+	check(!coalesced_write(vm, false, 0xa0000, &value, 4));  /* nonsense from the client does no harm */
 	ring->first = ring->last = 0;
 	z.size = 0x80;
-	CHECK(vm_unregister_coalesced(vm, &z) == 0 && !coalesced_write(vm, false, 0xa0000, &value, 4));
-	CHECK(coalesced_write(vm, true, 0x60, &value, 1));
+	check(vm_unregister_coalesced(vm, &z) == 0 && !coalesced_write(vm, false, 0xa0000, &value, 4));
+	check(coalesced_write(vm, true, 0x60, &value, 1));
 }
 
 static void test_msr_filter(void)
@@ -94,24 +86,28 @@ static void test_msr_filter(void)
 		.ranges[2] = { .flags = KVM_MSR_FILTER_READ, .nmsrs = 1, .base = 0x802, .bitmap = &none },
 	};
 
-	CHECK(msr_filter_allows(vm, 0x35, false));
-	CHECK(vm_set_msr_filter(vm, &f) == 0);
-	CHECK(!msr_filter_allows(vm, 0x35, false) && msr_filter_allows(vm, 0x35, true) && msr_filter_allows(vm, 0x36, false));
-	CHECK(!msr_filter_allows(vm, 0xc0000080, true) && msr_filter_allows(vm, 0xc0000081, true));
-	CHECK(msr_filter_allows(vm, 0xc0000088, true) && msr_filter_allows(vm, 0x802, false));
+	check(msr_filter_allows(vm, 0x35, false));
+	check(vm_set_msr_filter(vm, &f) == 0);
+	check(!msr_filter_allows(vm, 0x35, false) && msr_filter_allows(vm, 0x35, true) && msr_filter_allows(vm, 0x36, false));
+	check(!msr_filter_allows(vm, 0xc0000080, true) && msr_filter_allows(vm, 0xc0000081, true));
+	check(msr_filter_allows(vm, 0xc0000088, true) && msr_filter_allows(vm, 0x802, false));
 	f.flags = KVM_MSR_FILTER_DEFAULT_DENY;
-	CHECK(vm_set_msr_filter(vm, &f) == 0 && !msr_filter_allows(vm, 0x10, false) && msr_filter_allows(vm, 0x8ff, true));
+	check(vm_set_msr_filter(vm, &f) == 0 && !msr_filter_allows(vm, 0x10, false) && msr_filter_allows(vm, 0x8ff, true));
 }
+
+static const struct test tests[] = {
+	{ "ioeventfd", test_ioeventfd },
+	{ "coalesced", test_coalesced },
+	{ "msr filter", test_msr_filter },
+};
 
 int main(void)
 {
-	alarm(300);
+	int status;
+
 	params_init();
-	CHECK(vm_new(&vm) == 0);
-	test_ioeventfd();
-	test_coalesced();
-	test_msr_filter();
+	check(vm_new(&vm) == 0);
+	status = run_tests(tests, ARRAY_SIZE(tests));
 	vm_put(vm);
-	printf("1..%u\n", tests);
-	return failures != 0;
+	return status;
 }

@@ -12,20 +12,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "kvm/api.h"
+#include "../tap.h"
 
 /* kvm/vm.h has it, but cannot be included beside <signal.h>. */
 void cpuid_apply_vendor(struct kvm_cpuid_entry2 *e, unsigned n);
 
-static unsigned failures, tests;
 static int sys, vm;
-
-#define CHECK(cond) \
-	do { \
-		tests++; \
-		if (!(cond)) \
-			failures++, printf("not "); \
-		printf("ok %u - %s:%d: %s\n", tests, __func__, __LINE__, #cond); \
-	} while (0)
 
 /* Like ioctl(), but errors are negative numbers. */
 static int call(int fd, unsigned long request, void *arg)
@@ -51,17 +43,17 @@ static int vm_fresh(void)
 
 static void test_system(void)
 {
-	CHECK(value(sys, KVM_GET_API_VERSION, 0) == 12 && value(sys, KVM_GET_API_VERSION, 1) == -EINVAL);
-	CHECK(value(sys, (unsigned long)(long)(int)KVM_GET_API_VERSION | ~0xffffffffull, 0) == 12);      /* sign-extended */
-	CHECK(value(sys, KVM_GET_VCPU_MMAP_SIZE, 0) == 12288 && value(sys, KVM_GET_VCPU_MMAP_SIZE, 1) == -EINVAL);
-	CHECK(value(sys, KVM_CREATE_VM, 7) == -EINVAL);
-	CHECK(value(sys, KVM_RUN, 0) == -EINVAL && value(sys, 0x1234, 0) == -EINVAL && value(sys, KVM_CREATE_VCPU, 0) == -EINVAL);
-	CHECK(value(vm, KVM_GET_API_VERSION, 0) == -ENOTTY && value(vm, KVM_RUN, 0) == -ENOTTY && value(vm, 0x1234, 0) == -ENOTTY);
-	CHECK(value(99, KVM_GET_API_VERSION, 0) == -EBADF);
-	CHECK(value(sys, KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP) == 1 && value(sys, KVM_CHECK_EXTENSION, 100000) == 0);
-	CHECK(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) == 32764);
-	CHECK(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO) == 2);
-	CHECK(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE) == 8320);
+	check(value(sys, KVM_GET_API_VERSION, 0) == 12 && value(sys, KVM_GET_API_VERSION, 1) == -EINVAL);
+	check(value(sys, (unsigned long)(long)(int)KVM_GET_API_VERSION | ~0xffffffffull, 0) == 12);      /* sign-extended */
+	check(value(sys, KVM_GET_VCPU_MMAP_SIZE, 0) == 12288 && value(sys, KVM_GET_VCPU_MMAP_SIZE, 1) == -EINVAL);
+	check(value(sys, KVM_CREATE_VM, 7) == -EINVAL);
+	check(value(sys, KVM_RUN, 0) == -EINVAL && value(sys, 0x1234, 0) == -EINVAL && value(sys, KVM_CREATE_VCPU, 0) == -EINVAL);
+	check(value(vm, KVM_GET_API_VERSION, 0) == -ENOTTY && value(vm, KVM_RUN, 0) == -ENOTTY && value(vm, 0x1234, 0) == -ENOTTY);
+	check(value(99, KVM_GET_API_VERSION, 0) == -EBADF);
+	check(value(sys, KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP) == 1 && value(sys, KVM_CHECK_EXTENSION, 100000) == 0);
+	check(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) == 32764);
+	check(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO) == 2);
+	check(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE) == 8320);
 }
 
 /* Clients double the buffer until it is strictly larger than needed. */
@@ -72,12 +64,12 @@ static void test_cpuid(void)
 
 	for (c->nent = 1; call(sys, KVM_GET_SUPPORTED_CPUID, c) == -E2BIG; c->nent = n)
 		n *= 2;
-	CHECK(n <= 128 && c->nent > 15 && c->nent <= n);
+	check(n <= 128 && c->nent > 15 && c->nent <= n);
 	n = c->nent;
-	CHECK(call(sys, KVM_GET_SUPPORTED_CPUID, c) == 0);
+	check(call(sys, KVM_GET_SUPPORTED_CPUID, c) == 0);
 	c->nent = n - 1;
-	CHECK(call(sys, KVM_GET_SUPPORTED_CPUID, c) == -E2BIG && c->nent == n - 1);
-	CHECK(call(sys, KVM_GET_SUPPORTED_CPUID, (void *)8) == -EFAULT);
+	check(call(sys, KVM_GET_SUPPORTED_CPUID, c) == -E2BIG && c->nent == n - 1);
+	check(call(sys, KVM_GET_SUPPORTED_CPUID, (void *)8) == -EFAULT);
 	for (unsigned i = 0; i < n; i++) {
 		struct kvm_cpuid_entry2 *e = &c->entries[i];
 
@@ -85,9 +77,9 @@ static void test_cpuid(void)
 		xsave += e->function == 0xd && e->index == 2 && e->eax == 256 && e->ebx == 576;
 		kvm += e->function == 0x40000000 && !memcmp(&e->ebx, "KVMKVMKVM\0\0\0", 12) && e->eax == 0x40000001;
 	}
-	CHECK(vmx == 1 && kvm == 1 && xsave <= 1);
+	check(vmx == 1 && kvm == 1 && xsave <= 1);
 	c->nent = 2;
-	CHECK(call(sys, KVM_GET_EMULATED_CPUID, c) == -E2BIG);
+	check(call(sys, KVM_GET_EMULATED_CPUID, c) == -E2BIG);
 	free(c);
 }
 
@@ -109,14 +101,14 @@ static void test_vendor(void)
 	memcpy(no_vmx, e, sizeof(e));
 	no_vmx[1].ecx = 0;
 	cpuid_apply_vendor(no_vmx, ARRAY_SIZE(e));
-	CHECK(no_vmx[0].ebx == auth && no_vmx[1].eax == 0x00b00f21 && no_vmx[5].eax == 1);
+	check(no_vmx[0].ebx == auth && no_vmx[1].eax == 0x00b00f21 && no_vmx[5].eax == 1);
 	cpuid_apply_vendor(e, ARRAY_SIZE(e));
-	CHECK(e[0].ebx == genu && e[0].edx == inei && e[0].ecx == ntel && e[2].ebx == genu && e[2].eax == 0x80000008);
-	CHECK(e[1].eax == 0x306c4 && e[1].ecx == 1 << 5);
-	CHECK(e[3].ecx == 0x121 && e[3].edx == 0x2c100800 && e[4].eax == 0x3030 && !e[4].ebx && !e[5].eax);
+	check(e[0].ebx == genu && e[0].edx == inei && e[0].ecx == ntel && e[2].ebx == genu && e[2].eax == 0x80000008);
+	check(e[1].eax == 0x306c4 && e[1].ecx == 1 << 5);
+	check(e[3].ecx == 0x121 && e[3].edx == 0x2c100800 && e[4].eax == 0x3030 && !e[4].ebx && !e[5].eax);
 	e[1].eax = 0x00b00f21;
 	cpuid_apply_vendor(e, ARRAY_SIZE(e));
-	CHECK(e[1].eax == 0x00b00f21);                           /* the client said Intel itself */
+	check(e[1].eax == 0x00b00f21);                           /* the client said Intel itself */
 }
 
 static void test_msr_lists(void)
@@ -125,24 +117,24 @@ static void test_msr_lists(void)
 	struct kvm_msrs *m = calloc(1, sizeof(*m) + 300 * sizeof(m->entries[0]));
 	unsigned n, good = 0;
 
-	CHECK(call(sys, KVM_GET_MSR_INDEX_LIST, l) == -E2BIG && l->nmsrs > 20);
+	check(call(sys, KVM_GET_MSR_INDEX_LIST, l) == -E2BIG && l->nmsrs > 20);
 	n = l->nmsrs;
-	CHECK(call(sys, KVM_GET_MSR_INDEX_LIST, l) == 0 && l->nmsrs == n && l->indices[0] == 0x10);
+	check(call(sys, KVM_GET_MSR_INDEX_LIST, l) == 0 && l->nmsrs == n && l->indices[0] == 0x10);
 	l->nmsrs = 0;
-	CHECK(call(sys, KVM_GET_MSR_FEATURE_INDEX_LIST, l) == -E2BIG && l->nmsrs > 15);
-	CHECK(call(sys, KVM_GET_MSR_FEATURE_INDEX_LIST, l) == 0);
+	check(call(sys, KVM_GET_MSR_FEATURE_INDEX_LIST, l) == -E2BIG && l->nmsrs > 15);
+	check(call(sys, KVM_GET_MSR_FEATURE_INDEX_LIST, l) == 0);
 	for (unsigned i = 0; i < l->nmsrs; i++) {
 		m->nmsrs = 1;
 		m->entries[0].index = l->indices[i];
 		good += call(sys, KVM_GET_MSRS, m) == 1;
 	}
-	CHECK(good == l->nmsrs);
+	check(good == l->nmsrs);
 	m->nmsrs = 3;
 	m->entries[0].index = 0x480;
 	m->entries[1].index = 0x10;
-	CHECK(call(sys, KVM_GET_MSRS, m) == 1 && (uint32_t)m->entries[0].data == 0x11e57ed0);
+	check(call(sys, KVM_GET_MSRS, m) == 1 && (uint32_t)m->entries[0].data == 0x11e57ed0);
 	m->nmsrs = 256;
-	CHECK(call(sys, KVM_GET_MSRS, m) == -E2BIG && call(sys, KVM_GET_MSRS, NULL) == -EFAULT);
+	check(call(sys, KVM_GET_MSRS, m) == -E2BIG && call(sys, KVM_GET_MSRS, NULL) == -EFAULT);
 	free(l);
 	free(m);
 }
@@ -152,11 +144,11 @@ static void test_device_attr(void)
 	uint64_t out = 0;
 	struct kvm_device_attr a = { .attr = KVM_X86_XCOMP_GUEST_SUPP, .addr = (uintptr_t)&out };
 
-	CHECK(call(sys, KVM_HAS_DEVICE_ATTR, &a) == 0 && call(sys, KVM_GET_DEVICE_ATTR, &a) == 0 && (out & 3) == 3);
+	check(call(sys, KVM_HAS_DEVICE_ATTR, &a) == 0 && call(sys, KVM_GET_DEVICE_ATTR, &a) == 0 && (out & 3) == 3);
 	a.addr = 8;
-	CHECK(call(sys, KVM_GET_DEVICE_ATTR, &a) == -EFAULT);
+	check(call(sys, KVM_GET_DEVICE_ATTR, &a) == -EFAULT);
 	a.group = 1;
-	CHECK(call(sys, KVM_HAS_DEVICE_ATTR, &a) == -ENXIO && call(sys, KVM_GET_DEVICE_ATTR, &a) == -ENXIO);
+	check(call(sys, KVM_HAS_DEVICE_ATTR, &a) == -ENXIO && call(sys, KVM_GET_DEVICE_ATTR, &a) == -ENXIO);
 }
 
 static void test_memory(void)
@@ -169,21 +161,21 @@ static void test_memory(void)
 	struct kvm_clear_dirty_log clear = { .slot = 3, .num_pages = 64, .dirty_bitmap = bits };
 
 	vm_fresh();
-	CHECK(call(vm, KVM_GET_DIRTY_LOG, &log) == -ENOENT);
-	CHECK(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == 0 && call(vm, KVM_SET_USER_MEMORY_REGION, (void *)16) == -EFAULT);
-	CHECK(call(vm, KVM_GET_DIRTY_LOG, &log) == 0 && !bits[0] && !bits[3]);
-	CHECK(call(vm, KVM_CLEAR_DIRTY_LOG, &clear) == 0);
+	check(call(vm, KVM_GET_DIRTY_LOG, &log) == -ENOENT);
+	check(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == 0 && call(vm, KVM_SET_USER_MEMORY_REGION, (void *)16) == -EFAULT);
+	check(call(vm, KVM_GET_DIRTY_LOG, &log) == 0 && !bits[0] && !bits[3]);
+	check(call(vm, KVM_CLEAR_DIRTY_LOG, &clear) == 0);
 	clear.first_page = 1;
-	CHECK(call(vm, KVM_CLEAR_DIRTY_LOG, &clear) == -EINVAL);
+	check(call(vm, KVM_CLEAR_DIRTY_LOG, &clear) == -EINVAL);
 	log.dirty_bitmap = (void *)8;
-	CHECK(call(vm, KVM_GET_DIRTY_LOG, &log) == -EFAULT);
+	check(call(vm, KVM_GET_DIRTY_LOG, &log) == -EFAULT);
 	r.slot = 4;
-	CHECK(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EEXIST);
+	check(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EEXIST);
 	r.slot = 2 << 16;
-	CHECK(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EINVAL);
+	check(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EINVAL);
 	r.slot = 3;
 	r.memory_size = 0;
-	CHECK(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == 0 && call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EINVAL);
+	check(call(vm, KVM_SET_USER_MEMORY_REGION, &r) == 0 && call(vm, KVM_SET_USER_MEMORY_REGION, &r) == -EINVAL);
 	munmap(ram, 1 << 20);
 }
 
@@ -197,14 +189,14 @@ static int enable(uint32_t cap, uint64_t arg, uint32_t flags)
 static void test_enable_cap(void)
 {
 	vm_fresh();
-	CHECK(enable(KVM_CAP_EXCEPTION_PAYLOAD, 1, 0) == 0 && enable(KVM_CAP_EXCEPTION_PAYLOAD, 1, 1) == -EINVAL);
-	CHECK(enable(KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1, 0) == 0 && enable(12345, 0, 0) == -EINVAL);
-	CHECK(enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 2, 0) == -EINVAL && enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3, 0) == 0);
-	CHECK(enable(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, 0) == 0 && enable(KVM_CAP_X86_USER_SPACE_MSR, 64, 0) == -EINVAL);
-	CHECK(enable(KVM_CAP_X2APIC_API, 3, 0) == 0 && enable(KVM_CAP_X2APIC_API, 4, 0) == -EINVAL);
-	CHECK(enable(KVM_CAP_SPLIT_IRQCHIP, 5000, 0) == -EINVAL && enable(KVM_CAP_SPLIT_IRQCHIP, 24, 0) == 0);
-	CHECK(enable(KVM_CAP_SPLIT_IRQCHIP, 24, 0) == -EEXIST && value(vm, KVM_CREATE_IRQCHIP, 0) == -EEXIST);
-	CHECK(enable(KVM_CAP_MAX_VCPU_ID, 8, 0) == 0 && enable(KVM_CAP_MAX_VCPU_ID, 9, 0) == -EINVAL);
+	check(enable(KVM_CAP_EXCEPTION_PAYLOAD, 1, 0) == 0 && enable(KVM_CAP_EXCEPTION_PAYLOAD, 1, 1) == -EINVAL);
+	check(enable(KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1, 0) == 0 && enable(12345, 0, 0) == -EINVAL);
+	check(enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 2, 0) == -EINVAL && enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3, 0) == 0);
+	check(enable(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, 0) == 0 && enable(KVM_CAP_X86_USER_SPACE_MSR, 64, 0) == -EINVAL);
+	check(enable(KVM_CAP_X2APIC_API, 3, 0) == 0 && enable(KVM_CAP_X2APIC_API, 4, 0) == -EINVAL);
+	check(enable(KVM_CAP_SPLIT_IRQCHIP, 5000, 0) == -EINVAL && enable(KVM_CAP_SPLIT_IRQCHIP, 24, 0) == 0);
+	check(enable(KVM_CAP_SPLIT_IRQCHIP, 24, 0) == -EEXIST && value(vm, KVM_CREATE_IRQCHIP, 0) == -EEXIST);
+	check(enable(KVM_CAP_MAX_VCPU_ID, 8, 0) == 0 && enable(KVM_CAP_MAX_VCPU_ID, 9, 0) == -EINVAL);
 }
 
 static void test_msr_filter(void)
@@ -213,18 +205,18 @@ static void test_msr_filter(void)
 	uint8_t bitmap[2] = { 0xfe, 0xff };
 
 	vm_fresh();
-	CHECK(call(vm, KVM_X86_SET_MSR_FILTER, &f) == 0);
+	check(call(vm, KVM_X86_SET_MSR_FILTER, &f) == 0);
 	f.flags = KVM_MSR_FILTER_DEFAULT_DENY;
-	CHECK(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EINVAL);
+	check(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EINVAL);
 	f.flags = 2;
-	CHECK(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EINVAL);
+	check(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EINVAL);
 	f.flags = 0;
 	f.ranges[0] = (struct kvm_msr_filter_range){ .flags = KVM_MSR_FILTER_READ, .nmsrs = 10, .base = 0x35, .bitmap = bitmap };
-	CHECK(call(vm, KVM_X86_SET_MSR_FILTER, &f) == 0);
+	check(call(vm, KVM_X86_SET_MSR_FILTER, &f) == 0);
 	f.ranges[0].bitmap = (void *)8;
-	CHECK(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EFAULT);
+	check(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EFAULT);
 	f.ranges[0].flags = 4;
-	CHECK(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EINVAL);
+	check(call(vm, KVM_X86_SET_MSR_FILTER, &f) == -EINVAL);
 }
 
 static int ioeventfd(int fd, uint64_t addr, uint32_t len, uint32_t flags, uint64_t match)
@@ -241,15 +233,15 @@ static void test_ioeventfd(void)
 
 	vm_fresh();
 	for (unsigned i = 0; i < 7; i++)
-		CHECK(ioeventfd(e, 0, 2, PIO | MATCH, i) == 0);
-	CHECK(ioeventfd(other, 0, 2, PIO | MATCH, 3) == -EEXIST && ioeventfd(other, 0, 2, PIO, 0) == -EEXIST);
-	CHECK(ioeventfd(other, 0, 0, PIO, 0) == -EEXIST && ioeventfd(other, 0, 4, PIO | MATCH, 3) == 0);
-	CHECK(ioeventfd(other, 0, 2, MATCH, 3) == 0);            /* MMIO is another space */
+		check(ioeventfd(e, 0, 2, PIO | MATCH, i) == 0);
+	check(ioeventfd(other, 0, 2, PIO | MATCH, 3) == -EEXIST && ioeventfd(other, 0, 2, PIO, 0) == -EEXIST);
+	check(ioeventfd(other, 0, 0, PIO, 0) == -EEXIST && ioeventfd(other, 0, 4, PIO | MATCH, 3) == 0);
+	check(ioeventfd(other, 0, 2, MATCH, 3) == 0);            /* MMIO is another space */
 	for (unsigned i = 0; i < 7; i++)
-		CHECK(ioeventfd(copy, 0, 2, PIO | MATCH | OFF, i) == 0);     /* a duplicate names the same eventfd */
-	CHECK(ioeventfd(e, 0, 2, PIO | MATCH | OFF, 1) == -ENOENT && ioeventfd(other, 0, 4, PIO | MATCH | OFF, 4) == -ENOENT);
-	CHECK(ioeventfd(e, 8, 3, 0, 0) == -EINVAL && ioeventfd(e, 8, 0, MATCH, 0) == -EINVAL && ioeventfd(e, 8, 4, 256, 0) == -EINVAL);
-	CHECK(ioeventfd(e, ~0ull, 4, 0, 0) == -EINVAL && ioeventfd(77, 8, 4, 0, 0) == -EBADF && ioeventfd(not, 8, 4, 0, 0) == -EINVAL);
+		check(ioeventfd(copy, 0, 2, PIO | MATCH | OFF, i) == 0);     /* a duplicate names the same eventfd */
+	check(ioeventfd(e, 0, 2, PIO | MATCH | OFF, 1) == -ENOENT && ioeventfd(other, 0, 4, PIO | MATCH | OFF, 4) == -ENOENT);
+	check(ioeventfd(e, 8, 3, 0, 0) == -EINVAL && ioeventfd(e, 8, 0, MATCH, 0) == -EINVAL && ioeventfd(e, 8, 4, 256, 0) == -EINVAL);
+	check(ioeventfd(e, ~0ull, 4, 0, 0) == -EINVAL && ioeventfd(77, 8, 4, 0, 0) == -EBADF && ioeventfd(not, 8, 4, 0, 0) == -EINVAL);
 	close(e);
 	close(other);
 	close(copy);
@@ -278,18 +270,18 @@ static void test_irqfd(void)
 	int e = eventfd(1, EFD_NONBLOCK), r = eventfd(0, EFD_NONBLOCK), not = open("/dev/null", O_RDONLY);
 
 	vm_fresh();
-	CHECK(irqfd(e, 5, 0, -1) == -EINVAL);                    /* no chip */
-	CHECK(value(vm, KVM_CREATE_IRQCHIP, 0) == 0);
-	CHECK(irqfd(e, 5, 0, -1) == 0 && becomes_empty(e));      /* was signalled before */
-	CHECK(irqfd(e, 6, 0, -1) == -EBUSY);
-	CHECK(irqfd(e, 5, KVM_IRQFD_FLAG_DEASSIGN, -1) == 0 && irqfd(e, 5, KVM_IRQFD_FLAG_DEASSIGN, -1) == 0);
-	CHECK(eventfd_write(e, 1) == 0 && (usleep(20000), !becomes_empty(e)));
-	CHECK(irqfd(e, 10, KVM_IRQFD_FLAG_RESAMPLE, r) == 0 && becomes_empty(e));
-	CHECK(irqfd(not, 5, 0, -1) == -EINVAL && irqfd(99, 5, 0, -1) == -EBADF && irqfd(r, 5, 8, -1) == -EINVAL);
-	CHECK(irqfd(e, 10, KVM_IRQFD_FLAG_DEASSIGN, -1) == 0);
+	check(irqfd(e, 5, 0, -1) == -EINVAL);                    /* no chip */
+	check(value(vm, KVM_CREATE_IRQCHIP, 0) == 0);
+	check(irqfd(e, 5, 0, -1) == 0 && becomes_empty(e));      /* was signalled before */
+	check(irqfd(e, 6, 0, -1) == -EBUSY);
+	check(irqfd(e, 5, KVM_IRQFD_FLAG_DEASSIGN, -1) == 0 && irqfd(e, 5, KVM_IRQFD_FLAG_DEASSIGN, -1) == 0);
+	check(eventfd_write(e, 1) == 0 && (usleep(20000), !becomes_empty(e)));
+	check(irqfd(e, 10, KVM_IRQFD_FLAG_RESAMPLE, r) == 0 && becomes_empty(e));
+	check(irqfd(not, 5, 0, -1) == -EINVAL && irqfd(99, 5, 0, -1) == -EBADF && irqfd(r, 5, 8, -1) == -EINVAL);
+	check(irqfd(e, 10, KVM_IRQFD_FLAG_DEASSIGN, -1) == 0);
 	vm_fresh();
 	enable(KVM_CAP_SPLIT_IRQCHIP, 24, 0);
-	CHECK(irqfd(e, 10, KVM_IRQFD_FLAG_RESAMPLE, r) == -EINVAL);
+	check(irqfd(e, 10, KVM_IRQFD_FLAG_RESAMPLE, r) == -EINVAL);
 	close(e);
 	close(r);
 	close(not);
@@ -305,24 +297,24 @@ static void test_irqchip(void)
 	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry e[2]; } routes = { .head.nr = 1 };
 
 	vm_fresh();
-	CHECK(call(vm, KVM_IRQ_LINE, &l) == -ENXIO && call(vm, KVM_GET_IRQCHIP, &chip) == -ENXIO);
-	CHECK(call(vm, KVM_CREATE_PIT2, &pit) == -ENOENT && call(vm, KVM_GET_PIT2, &state) == -ENXIO);
-	CHECK(call(vm, KVM_SIGNAL_MSI, &msi) == -EINVAL && call(vm, KVM_SET_GSI_ROUTING, &routes) == -EINVAL);
-	CHECK(value(vm, KVM_CREATE_IRQCHIP, 0) == 0 && value(vm, KVM_CREATE_IRQCHIP, 0) == -EEXIST);
-	CHECK(call(vm, KVM_IRQ_LINE, &l) == 0 && call(vm, KVM_IRQ_LINE_STATUS, &l) == 0);
-	CHECK(call(vm, KVM_GET_IRQCHIP, &chip) == 0 && call(vm, KVM_SET_IRQCHIP, &chip) == 0);
+	check(call(vm, KVM_IRQ_LINE, &l) == -ENXIO && call(vm, KVM_GET_IRQCHIP, &chip) == -ENXIO);
+	check(call(vm, KVM_CREATE_PIT2, &pit) == -ENOENT && call(vm, KVM_GET_PIT2, &state) == -ENXIO);
+	check(call(vm, KVM_SIGNAL_MSI, &msi) == -EINVAL && call(vm, KVM_SET_GSI_ROUTING, &routes) == -EINVAL);
+	check(value(vm, KVM_CREATE_IRQCHIP, 0) == 0 && value(vm, KVM_CREATE_IRQCHIP, 0) == -EEXIST);
+	check(call(vm, KVM_IRQ_LINE, &l) == 0 && call(vm, KVM_IRQ_LINE_STATUS, &l) == 0);
+	check(call(vm, KVM_GET_IRQCHIP, &chip) == 0 && call(vm, KVM_SET_IRQCHIP, &chip) == 0);
 	chip.chip_id = 3;
-	CHECK(call(vm, KVM_GET_IRQCHIP, &chip) == -EINVAL && call(vm, KVM_SET_IRQCHIP, &chip) == -EINVAL);
-	CHECK(call(vm, KVM_CREATE_PIT2, &pit) == 0 && call(vm, KVM_CREATE_PIT2, &pit) == -EEXIST);
-	CHECK(call(vm, KVM_GET_PIT2, &state) == 0 && call(vm, KVM_SET_PIT2, &state) == 0);
+	check(call(vm, KVM_GET_IRQCHIP, &chip) == -EINVAL && call(vm, KVM_SET_IRQCHIP, &chip) == -EINVAL);
+	check(call(vm, KVM_CREATE_PIT2, &pit) == 0 && call(vm, KVM_CREATE_PIT2, &pit) == -EEXIST);
+	check(call(vm, KVM_GET_PIT2, &state) == 0 && call(vm, KVM_SET_PIT2, &state) == 0);
 	routes.e[0] = (struct kvm_irq_routing_entry){ .gsi = 5, .type = KVM_IRQ_ROUTING_MSI };
-	CHECK(call(vm, KVM_SET_GSI_ROUTING, &routes) == 0);
+	check(call(vm, KVM_SET_GSI_ROUTING, &routes) == 0);
 	routes.e[0].flags = 2;
-	CHECK(call(vm, KVM_SET_GSI_ROUTING, &routes) == -EINVAL);
+	check(call(vm, KVM_SET_GSI_ROUTING, &routes) == -EINVAL);
 	routes.head.flags = 1;
-	CHECK(call(vm, KVM_SET_GSI_ROUTING, &routes) == -EINVAL);
+	check(call(vm, KVM_SET_GSI_ROUTING, &routes) == -EINVAL);
 	msi.flags = 4;
-	CHECK(call(vm, KVM_SIGNAL_MSI, &msi) == -EINVAL);
+	check(call(vm, KVM_SIGNAL_MSI, &msi) == -EINVAL);
 }
 
 static void test_clock(void)
@@ -330,19 +322,19 @@ static void test_clock(void)
 	struct kvm_clock_data a, b, past;
 
 	vm_fresh();
-	CHECK(call(vm, KVM_GET_CLOCK, &a) == 0 && (a.flags & 0xe) == 0xe && a.realtime && a.host_tsc);
-	CHECK(value(vm, KVM_GET_TSC_KHZ, 0) > 100000);
+	check(call(vm, KVM_GET_CLOCK, &a) == 0 && (a.flags & 0xe) == 0xe && a.realtime && a.host_tsc);
+	check(value(vm, KVM_GET_TSC_KHZ, 0) > 100000);
 	a.clock = 1000000000000;
 	a.flags = 0;
-	CHECK(call(vm, KVM_SET_CLOCK, &a) == 0);
+	check(call(vm, KVM_SET_CLOCK, &a) == 0);
 	usleep(50000);
-	CHECK(call(vm, KVM_GET_CLOCK, &b) == 0 && b.clock - a.clock > 49000000 && b.clock - a.clock < 1000000000);
+	check(call(vm, KVM_GET_CLOCK, &b) == 0 && b.clock - a.clock > 49000000 && b.clock - a.clock < 1000000000);
 	past = b;
 	past.flags = KVM_CLOCK_REALTIME;
 	past.realtime -= 5000000000;
-	CHECK(call(vm, KVM_SET_CLOCK, &past) == 0 && call(vm, KVM_GET_CLOCK, &a) == 0 && a.clock - b.clock >= 5000000000);
+	check(call(vm, KVM_SET_CLOCK, &past) == 0 && call(vm, KVM_GET_CLOCK, &a) == 0 && a.clock - b.clock >= 5000000000);
 	a.flags = 1;
-	CHECK(call(vm, KVM_SET_CLOCK, &a) == -EINVAL);
+	check(call(vm, KVM_SET_CLOCK, &a) == -EINVAL);
 }
 
 static void test_settings(void)
@@ -354,17 +346,17 @@ static void test_settings(void)
 	struct kvm_stats_header h;
 
 	vm_fresh();
-	CHECK(value(vm, KVM_SET_TSS_ADDR, 0xfeffd000) == 0 && value(vm, KVM_SET_TSS_ADDR, 0xfffff000) == -EINVAL);
-	CHECK(call(vm, KVM_SET_IDENTITY_MAP_ADDR, &addr) == 0);
-	CHECK(value(vm, KVM_SET_BOOT_CPU_ID, 0) == 0);
-	CHECK(value(vm, KVM_SET_NR_MMU_PAGES, 10) == -EINVAL && value(vm, KVM_SET_NR_MMU_PAGES, 100) == 0);
-	CHECK(value(vm, KVM_GET_NR_MMU_PAGES, 0) == 100);
-	CHECK(call(vm, KVM_REGISTER_COALESCED_MMIO, &z) == 0 && call(vm, KVM_UNREGISTER_COALESCED_MMIO, &z) == 0);
+	check(value(vm, KVM_SET_TSS_ADDR, 0xfeffd000) == 0 && value(vm, KVM_SET_TSS_ADDR, 0xfffff000) == -EINVAL);
+	check(call(vm, KVM_SET_IDENTITY_MAP_ADDR, &addr) == 0);
+	check(value(vm, KVM_SET_BOOT_CPU_ID, 0) == 0);
+	check(value(vm, KVM_SET_NR_MMU_PAGES, 10) == -EINVAL && value(vm, KVM_SET_NR_MMU_PAGES, 100) == 0);
+	check(value(vm, KVM_GET_NR_MMU_PAGES, 0) == 100);
+	check(call(vm, KVM_REGISTER_COALESCED_MMIO, &z) == 0 && call(vm, KVM_UNREGISTER_COALESCED_MMIO, &z) == 0);
 	z.pio = 2;
-	CHECK(call(vm, KVM_REGISTER_COALESCED_MMIO, &z) == -EINVAL);
-	CHECK(call(vm, KVM_CREATE_DEVICE, &d) == -ENODEV && value(vm, KVM_CREATE_VCPU, 256) == -EINVAL);
+	check(call(vm, KVM_REGISTER_COALESCED_MMIO, &z) == -EINVAL);
+	check(call(vm, KVM_CREATE_DEVICE, &d) == -ENODEV && value(vm, KVM_CREATE_VCPU, 256) == -EINVAL);
 	stats = value(vm, KVM_GET_STATS_FD, 0);
-	CHECK(stats >= 0 && read(stats, &h, sizeof(h)) == sizeof(h) && h.num_desc >= 1 && !anykvm_owns(stats));
+	check(stats >= 0 && read(stats, &h, sizeof(h)) == sizeof(h) && h.num_desc >= 1 && !anykvm_owns(stats));
 	close(stats);
 }
 
@@ -374,14 +366,14 @@ static void msrs_round_trip(int vcpu)
 	struct { struct kvm_msr_list head; uint32_t indices[256]; } l = { .head.nmsrs = 256 };
 	struct { struct kvm_msrs head; struct kvm_msr_entry e[1]; } m = { .head.nmsrs = 1 };
 
-	CHECK(call(sys, KVM_GET_MSR_INDEX_LIST, &l) == 0);
+	check(call(sys, KVM_GET_MSR_INDEX_LIST, &l) == 0);
 	for (unsigned i = 0; i < l.head.nmsrs; i++) {
 		m.e[0].index = l.indices[i];
 		int get = call(vcpu, KVM_GET_MSRS, &m), set = call(vcpu, KVM_SET_MSRS, &m);
 
 		if (get != 1 || set != 1)
 			printf("# MSR %#x: get %d set %d\n", l.indices[i], get, set);
-		CHECK(get == 1 && set == 1);
+		check(get == 1 && set == 1);
 	}
 }
 
@@ -389,7 +381,7 @@ static void cpuid_set_supported(int vcpu)
 {
 	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[100]; } c = { .head.nent = 100 };
 
-	CHECK(call(sys, KVM_GET_SUPPORTED_CPUID, &c) == 0 && call(vcpu, KVM_SET_CPUID2, &c) == 0);
+	check(call(sys, KVM_GET_SUPPORTED_CPUID, &c) == 0 && call(vcpu, KVM_SET_CPUID2, &c) == 0);
 }
 
 /* One ring for the VM, seen through every vCPU's mapping; pages 0 and 1 are each vCPU's own. */
@@ -399,29 +391,29 @@ static void test_vcpu_mapping(void)
 	uint8_t *ma, *mb, *mc;
 
 	vm_fresh();
-	CHECK(value(vm, KVM_CREATE_IRQCHIP, 0) == 0);
+	check(value(vm, KVM_CREATE_IRQCHIP, 0) == 0);
 	a = value(vm, KVM_CREATE_VCPU, 0);
 	b = value(vm, KVM_CREATE_VCPU, 1);
-	CHECK(a >= 0 && b >= 0 && value(vm, KVM_CREATE_VCPU, 1) == -EEXIST && fcntl(a, F_GETFD) & FD_CLOEXEC);
-	CHECK(value(vm, KVM_SET_BOOT_CPU_ID, 1) == -EBUSY && value(vm, KVM_CREATE_IRQCHIP, 0) == -EEXIST);
-	CHECK(value(a, KVM_CREATE_VCPU, 2) == -EINVAL && value(a, 0x5401, 0) == -EINVAL && value(a, KVM_CHECK_EXTENSION, 0) == -EINVAL);
+	check(a >= 0 && b >= 0 && value(vm, KVM_CREATE_VCPU, 1) == -EEXIST && fcntl(a, F_GETFD) & FD_CLOEXEC);
+	check(value(vm, KVM_SET_BOOT_CPU_ID, 1) == -EBUSY && value(vm, KVM_CREATE_IRQCHIP, 0) == -EEXIST);
+	check(value(a, KVM_CREATE_VCPU, 2) == -EINVAL && value(a, 0x5401, 0) == -EINVAL && value(a, KVM_CHECK_EXTENSION, 0) == -EINVAL);
 	copy = dup(a);
 	ma = anykvm_mmap(NULL, 12288, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
 	mb = anykvm_mmap(NULL, 12288, PROT_READ | PROT_WRITE, MAP_SHARED, b, 0);
 	mc = anykvm_mmap(NULL, 12288, PROT_READ | PROT_WRITE, MAP_SHARED, copy, 0);
-	CHECK(ma != MAP_FAILED && mb != MAP_FAILED && mc != MAP_FAILED);
+	check(ma != MAP_FAILED && mb != MAP_FAILED && mc != MAP_FAILED);
 	ma[1] = 1;
 	ma[8192] = 42;
-	CHECK(mb[8192] == 42 && mc[8192] == 42 && mc[1] == 1 && mb[1] == 0);
+	check(mb[8192] == 42 && mc[8192] == 42 && mc[1] == 1 && mb[1] == 0);
 	ma[8192] = 0;
 	cpuid_set_supported(a);
 	msrs_round_trip(a);
-	CHECK(call(a, KVM_GET_REGS, (void *)8) == -EFAULT);
+	check(call(a, KVM_GET_REGS, (void *)8) == -EFAULT);
 	close(a);
 	anykvm_closing(vm);
 	close(vm);
 	vm = -1;
-	CHECK(value(copy, KVM_GET_TSC_KHZ, 0) > 0);              /* vCPUs keep their VM */
+	check(value(copy, KVM_GET_TSC_KHZ, 0) > 0);              /* vCPUs keep their VM */
 	anykvm_closing(copy);
 	close(copy);
 	anykvm_closing(b);
@@ -449,41 +441,42 @@ static void test_descriptors(void)
 	int copy, plain = open("/dev/null", O_RDONLY);
 
 	vm_fresh();
-	CHECK(anykvm_owns(vm) && anykvm_owns(sys) && !anykvm_owns(plain) && !anykvm_owns(-1) && !anykvm_owns(0));
-	CHECK(fcntl(vm, F_GETFD) & FD_CLOEXEC);
+	check(anykvm_owns(vm) && anykvm_owns(sys) && !anykvm_owns(plain) && !anykvm_owns(-1) && !anykvm_owns(0));
+	check(fcntl(vm, F_GETFD) & FD_CLOEXEC);
 	copy = dup(vm);
 	anykvm_closing(vm);
 	close(vm);
-	CHECK(anykvm_owns(copy) && value(copy, KVM_CHECK_EXTENSION, 0) == 1);
-	CHECK(child_errno(copy) == 1);
-	CHECK(anykvm_mmap(NULL, 4096, PROT_READ, MAP_SHARED, copy, 0) == MAP_FAILED);
+	check(anykvm_owns(copy) && value(copy, KVM_CHECK_EXTENSION, 0) == 1);
+	check(child_errno(copy) == 1);
+	check(anykvm_mmap(NULL, 4096, PROT_READ, MAP_SHARED, copy, 0) == MAP_FAILED);
 	anykvm_closing(copy);
-	CHECK(!anykvm_owns(copy) && value(copy, KVM_CHECK_EXTENSION, 0) == -EBADF);
+	check(!anykvm_owns(copy) && value(copy, KVM_CHECK_EXTENSION, 0) == -EBADF);
 	close(copy);
 	close(plain);
 	vm = -1;
 }
 
+static const struct test tests[] = {
+	{ "system", test_system },
+	{ "cpuid", test_cpuid },
+	{ "vendor", test_vendor },
+	{ "msr lists", test_msr_lists },
+	{ "device attr", test_device_attr },
+	{ "memory", test_memory },
+	{ "enable cap", test_enable_cap },
+	{ "msr filter", test_msr_filter },
+	{ "ioeventfd", test_ioeventfd },
+	{ "irqfd", test_irqfd },
+	{ "irqchip", test_irqchip },
+	{ "clock", test_clock },
+	{ "settings", test_settings },
+	{ "vcpu mapping", test_vcpu_mapping },
+	{ "descriptors", test_descriptors },
+};
+
 int main(void)
 {
-	alarm(300);
 	sys = anykvm_open(O_RDWR | O_CLOEXEC);
 	vm_fresh();
-	test_system();
-	test_cpuid();
-	test_vendor();
-	test_msr_lists();
-	test_device_attr();
-	test_memory();
-	test_enable_cap();
-	test_msr_filter();
-	test_ioeventfd();
-	test_irqfd();
-	test_irqchip();
-	test_clock();
-	test_settings();
-	test_vcpu_mapping();
-	test_descriptors();
-	printf("1..%u\n", tests);
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

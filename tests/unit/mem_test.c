@@ -8,18 +8,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "mem/mem.h"
+#include "../tap.h"
 
 #define K 4096ull
 
-static unsigned failures, tests;
-
-#define CHECK(cond) \
-	do { \
-		tests++; \
-		if (!(cond)) \
-			failures++, printf("not "); \
-		printf("ok %u - %s:%d: %s\n", tests, __func__, __LINE__, #cond); \
-	} while (0)
 
 static uint8_t *ram;
 
@@ -37,27 +29,27 @@ static void test_slot_rules(void)
 	struct mem *m = mem_new();
 	uint64_t g;
 
-	CHECK(set(m, 0, 0, 0, 16 * K, 0) == 0);
-	CHECK(set(m, 0, 0, 0, 16 * K, 0) == 0);                  /* the same again: nothing to do */
-	CHECK(set(m, 1, 4, 32 * K, 16 * K, 0) == -EINVAL);       /* unknown flag */
-	CHECK(set(m, 1, 0, 32 * K + 1, 16 * K, 0) == -EINVAL);
-	CHECK(set(m, 1, 0, 32 * K, 16 * K + 1, 0) == -EINVAL);
-	CHECK(set(m, 1, 0, 32 * K, 16 * K, 1) == -EINVAL);
-	CHECK(set(m, 1, 0, ~0ull & ~(K - 1), 2 * K, 0) == -EINVAL);
-	CHECK(set(m, 1, 0, 1ull << 52, K, 0) == -EINVAL);
-	CHECK(set(m, 1, 0, 0, 0, 0) == -EINVAL);                 /* deletes what is not there */
-	CHECK(set(m, 1, 0, 15 * K, K, 0) == -EEXIST);
-	CHECK(set(m, 1, 0, 16 * K, K, 64 * K) == 0);
-	CHECK(set(m, 0, 0, 0, 8 * K, 0) == -EINVAL);             /* size, host address, READONLY never change */
-	CHECK(set(m, 0, 0, 0, 16 * K, K) == -EINVAL);
-	CHECK(set(m, 0, MEM_SLOT_READONLY, 0, 16 * K, 0) == -EINVAL);
-	CHECK(set(m, 0, 0, K, 16 * K, 0) == -EEXIST);            /* a move onto slot 1 */
-	CHECK(set(m, 0, 0, 17 * K, 16 * K, 0) == 0);
-	CHECK(!mem_slot_find(m, 0) && mem_slot_find(m, 17 * K)->id == 0 && mem_slot_find(m, 16 * K)->id == 1);
-	CHECK(set(m, 0, 0, 18 * K, 16 * K, 0) == 0);             /* a move that overlaps itself */
-	CHECK(!mem_slot_find(m, 17 * K) && mem_slot_find(m, 33 * K) && !mem_slot_find(m, 34 * K));
+	check(set(m, 0, 0, 0, 16 * K, 0) == 0);
+	check(set(m, 0, 0, 0, 16 * K, 0) == 0);                  /* the same again: nothing to do */
+	check(set(m, 1, 4, 32 * K, 16 * K, 0) == -EINVAL);       /* unknown flag */
+	check(set(m, 1, 0, 32 * K + 1, 16 * K, 0) == -EINVAL);
+	check(set(m, 1, 0, 32 * K, 16 * K + 1, 0) == -EINVAL);
+	check(set(m, 1, 0, 32 * K, 16 * K, 1) == -EINVAL);
+	check(set(m, 1, 0, ~0ull & ~(K - 1), 2 * K, 0) == -EINVAL);
+	check(set(m, 1, 0, 1ull << 52, K, 0) == -EINVAL);
+	check(set(m, 1, 0, 0, 0, 0) == -EINVAL);                 /* deletes what is not there */
+	check(set(m, 1, 0, 15 * K, K, 0) == -EEXIST);
+	check(set(m, 1, 0, 16 * K, K, 64 * K) == 0);
+	check(set(m, 0, 0, 0, 8 * K, 0) == -EINVAL);             /* size, host address, READONLY never change */
+	check(set(m, 0, 0, 0, 16 * K, K) == -EINVAL);
+	check(set(m, 0, MEM_SLOT_READONLY, 0, 16 * K, 0) == -EINVAL);
+	check(set(m, 0, 0, K, 16 * K, 0) == -EEXIST);            /* a move onto slot 1 */
+	check(set(m, 0, 0, 17 * K, 16 * K, 0) == 0);
+	check(!mem_slot_find(m, 0) && mem_slot_find(m, 17 * K)->id == 0 && mem_slot_find(m, 16 * K)->id == 1);
+	check(set(m, 0, 0, 18 * K, 16 * K, 0) == 0);             /* a move that overlaps itself */
+	check(!mem_slot_find(m, 17 * K) && mem_slot_find(m, 33 * K) && !mem_slot_find(m, 34 * K));
 	g = mem_generation(m);
-	CHECK(set(m, 0, 0, 0, 0, 0) == 0 && !mem_slot_find(m, 20 * K) && mem_generation(m) == g + 1);
+	check(set(m, 0, 0, 0, 0, 0) == 0 && !mem_slot_find(m, 20 * K) && mem_generation(m) == g + 1);
 	mem_free(m);
 }
 
@@ -77,7 +69,7 @@ static void test_find_many(void)
 		wrong += set(m, i, 0, 0, 0, 0) != 0;
 	for (unsigned i = 0; i < 100; i++)
 		wrong += !mem_slot_by_id(m, i) != !(i % 2);
-	CHECK(wrong == 0);
+	check(wrong == 0);
 	mem_free(m);
 }
 
@@ -101,24 +93,24 @@ static void test_copies(void)
 	set(m, 0, 0, 0, 4 * K, 0);
 	set(m, 1, 0, 4 * K, 4 * K, 100 * K);
 	set(m, 2, MEM_SLOT_READONLY, 8 * K, K, 200 * K);
-	CHECK(mem_write(m, 4 * K - 10, in, sizeof(in)) && mem_read(m, 4 * K - 10, out, sizeof(out)) && !memcmp(in, out, sizeof(in)));
-	CHECK(!memcmp(ram + 4 * K - 10, in, 10) && !memcmp(ram + 100 * K, in + 10, 22));
-	CHECK(!mem_write(m, 8 * K - 4, in, 8) && mem_read(m, 8 * K - 4, out, 8));
-	CHECK(!mem_read(m, 9 * K - 4, out, 8) && !mem_read(m, 1ull << 40, out, 1));
+	check(mem_write(m, 4 * K - 10, in, sizeof(in)) && mem_read(m, 4 * K - 10, out, sizeof(out)) && !memcmp(in, out, sizeof(in)));
+	check(!memcmp(ram + 4 * K - 10, in, 10) && !memcmp(ram + 100 * K, in + 10, 22));
+	check(!mem_write(m, 8 * K - 4, in, 8) && mem_read(m, 8 * K - 4, out, 8));
+	check(!mem_read(m, 9 * K - 4, out, 8) && !mem_read(m, 1ull << 40, out, 1));
 	mem_set_code_hook(m, hook, NULL);
 	mem_read_lock(m);
 	_Atomic uint64_t *code = &mem_slot_code(mem_slot_find(m, K), K)->granules;
 	mem_read_unlock(m);
 	*code = 9ull << 3;               /* bytes 192..255 and 384..447 of page 1 hold code */
-	CHECK(mem_write(m, K + 184, in, 8) && hook_calls == 0);
-	CHECK(mem_write(m, K + 188, in, 8) && hook_calls == 1 && hook_host == ram + K + 188 && hook_len == 8);
-	CHECK(*code == 1ull << 6);       /* what was hit is no code any more */
-	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 1);
+	check(mem_write(m, K + 184, in, 8) && hook_calls == 0);
+	check(mem_write(m, K + 188, in, 8) && hook_calls == 1 && hook_host == ram + K + 188 && hook_len == 8);
+	check(*code == 1ull << 6);       /* what was hit is no code any more */
+	check(mem_write(m, K + 255, in, 8) && hook_calls == 1);
 	*code = 1ull << 3;
-	CHECK(mem_write(m, K + 255, in, 8) && hook_calls == 2 && !*code);
+	check(mem_write(m, K + 255, in, 8) && hook_calls == 2 && !*code);
 	*code = 1ull << 3;
-	CHECK(mem_write(m, K + 256, in, 8) && hook_calls == 2);
-	CHECK(mem_write(m, K + 100, ram, 300) && hook_calls == 3);
+	check(mem_write(m, K + 256, in, 8) && hook_calls == 2);
+	check(mem_write(m, K + 100, ram, 300) && hook_calls == 3);
 	mem_free(m);
 }
 
@@ -130,20 +122,20 @@ static void test_spaces(void)
 	const struct mem_slot *s;
 	uint8_t byte = 0x55;
 
-	CHECK(mem_space(m, MEM_NORMAL) == m && mem_space(smm, MEM_NORMAL) == m && mem_space(smm, MEM_SMM) == smm);
-	CHECK(set(m, 0, 0, 0, 4 * K, 0) == 0 && set(smm, 0, 0, 0, 8 * K, 0) == 0 && set(smm, 1, MEM_SLOT_LOG_DIRTY, 16 * K, K, 100 * K) == 0);
-	CHECK(mem_generation(m) == generation + 3 && mem_generation(smm) == generation + 3);
-	CHECK(mem_slot_find(m, K)->space == MEM_NORMAL && mem_slot_find(smm, K)->space == MEM_SMM && mem_slot_by_id(smm, 1) && !mem_slot_by_id(m, 1));
-	CHECK(!mem_slot_find(m, 5 * K) && mem_slot_find(smm, 5 * K) && !mem_slot_find(m, 16 * K));
-	CHECK(!mem_write(m, 16 * K, &byte, 1) && mem_write(smm, 16 * K + 1, &byte, 1) && ram[100 * K + 1] == 0x55);
+	check(mem_space(m, MEM_NORMAL) == m && mem_space(smm, MEM_NORMAL) == m && mem_space(smm, MEM_SMM) == smm);
+	check(set(m, 0, 0, 0, 4 * K, 0) == 0 && set(smm, 0, 0, 0, 8 * K, 0) == 0 && set(smm, 1, MEM_SLOT_LOG_DIRTY, 16 * K, K, 100 * K) == 0);
+	check(mem_generation(m) == generation + 3 && mem_generation(smm) == generation + 3);
+	check(mem_slot_find(m, K)->space == MEM_NORMAL && mem_slot_find(smm, K)->space == MEM_SMM && mem_slot_by_id(smm, 1) && !mem_slot_by_id(m, 1));
+	check(!mem_slot_find(m, 5 * K) && mem_slot_find(smm, 5 * K) && !mem_slot_find(m, 16 * K));
+	check(!mem_write(m, 16 * K, &byte, 1) && mem_write(smm, 16 * K + 1, &byte, 1) && ram[100 * K + 1] == 0x55);
 	/* Memory that both show is found twice, the normal space's slot first. */
 	s = mem_slot_by_host(smm, ram + K, NULL);
-	CHECK(s == mem_slot_find(m, K));
+	check(s == mem_slot_find(m, K));
 	s = mem_slot_by_host(m, ram + K, s);
-	CHECK(s == mem_slot_find(smm, K) && !mem_slot_by_host(m, ram + K, s));
-	CHECK(mem_slot_by_host(m, ram + 100 * K, NULL) == mem_slot_find(smm, 16 * K));
+	check(s == mem_slot_find(smm, K) && !mem_slot_by_host(m, ram + K, s));
+	check(mem_slot_by_host(m, ram + 100 * K, NULL) == mem_slot_find(smm, 16 * K));
 	/* Deleting in one leaves the other alone. */
-	CHECK(set(m, 0, 0, 0, 0, 0) == 0 && !mem_slot_find(m, K) && mem_slot_find(smm, K));
+	check(set(m, 0, 0, 0, 0, 0) == 0 && !mem_slot_find(m, K) && mem_slot_find(smm, K));
 	mem_free(m);
 }
 
@@ -153,31 +145,31 @@ static void test_dirty(void)
 	uint64_t bits[4], one = 1;
 
 	set(m, 0, 0, 0, 70 * K, 0);
-	CHECK(mem_dirty_get(m, 0, bits, true) == -ENOENT && mem_dirty_get(m, 9, bits, true) == -ENOENT);
-	CHECK(set(m, 0, MEM_SLOT_LOG_DIRTY, 0, 70 * K, 0) == 0);
-	CHECK(mem_dirty_get(m, 0, bits, true) == 0 && !bits[0] && !bits[1]);
+	check(mem_dirty_get(m, 0, bits, true) == -ENOENT && mem_dirty_get(m, 9, bits, true) == -ENOENT);
+	check(set(m, 0, MEM_SLOT_LOG_DIRTY, 0, 70 * K, 0) == 0);
+	check(mem_dirty_get(m, 0, bits, true) == 0 && !bits[0] && !bits[1]);
 	mem_write(m, 5 * K, &one, 8);
 	mem_write(m, 65 * K - 4, &one, 8);
-	CHECK(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1ull << 5 && bits[1] == 3);
-	CHECK(mem_dirty_get(m, 0, bits, true) == 0 && bits[0] == 1ull << 5 && bits[1] == 3);
-	CHECK(mem_dirty_get(m, 0, bits, true) == 0 && !bits[0] && !bits[1]);
+	check(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1ull << 5 && bits[1] == 3);
+	check(mem_dirty_get(m, 0, bits, true) == 0 && bits[0] == 1ull << 5 && bits[1] == 3);
+	check(mem_dirty_get(m, 0, bits, true) == 0 && !bits[0] && !bits[1]);
 	mem_write(m, 0, &one, 8);
 	mem_write(m, K, &one, 8);
 	mem_write(m, 69 * K, &one, 8);
 	bits[0] = 2;
-	CHECK(mem_dirty_clear(m, 0, 1, 64, bits) == -EINVAL);
-	CHECK(mem_dirty_clear(m, 0, 0, 63, bits) == -EINVAL);
-	CHECK(mem_dirty_clear(m, 0, 64, 7, bits) == -EINVAL);
-	CHECK(mem_dirty_clear(m, 1, 0, 64, bits) == -ENOENT);
-	CHECK(mem_dirty_clear(m, 0, 0, 64, bits) == 0);
-	CHECK(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1 && bits[1] == 1 << 5);
+	check(mem_dirty_clear(m, 0, 1, 64, bits) == -EINVAL);
+	check(mem_dirty_clear(m, 0, 0, 63, bits) == -EINVAL);
+	check(mem_dirty_clear(m, 0, 64, 7, bits) == -EINVAL);
+	check(mem_dirty_clear(m, 1, 0, 64, bits) == -ENOENT);
+	check(mem_dirty_clear(m, 0, 0, 64, bits) == 0);
+	check(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1 && bits[1] == 1 << 5);
 	bits[0] = ~0ull;
-	CHECK(mem_dirty_clear(m, 0, 64, 6, bits) == 0);
-	CHECK(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1 && bits[1] == 0);
-	CHECK(set(m, 0, 0, 0, 70 * K, 0) == 0 && mem_dirty_get(m, 0, bits, false) == -ENOENT);
+	check(mem_dirty_clear(m, 0, 64, 6, bits) == 0);
+	check(mem_dirty_get(m, 0, bits, false) == 0 && bits[0] == 1 && bits[1] == 0);
+	check(set(m, 0, 0, 0, 70 * K, 0) == 0 && mem_dirty_get(m, 0, bits, false) == -ENOENT);
 	mem_dirty_initially_set(m, true);
-	CHECK(set(m, 0, MEM_SLOT_LOG_DIRTY, 0, 70 * K, 0) == 0 && mem_dirty_get(m, 0, bits, true) == 0);
-	CHECK(bits[0] == ~0ull && bits[1] == 0x3f);
+	check(set(m, 0, MEM_SLOT_LOG_DIRTY, 0, 70 * K, 0) == 0 && mem_dirty_get(m, 0, bits, true) == 0);
+	check(bits[0] == ~0ull && bits[1] == 0x3f);
 	mem_free(m);
 }
 
@@ -223,20 +215,21 @@ static void test_lock(void)
 	quit = true;
 	for (unsigned i = 0; i < 3; i++)
 		pthread_join(t[i], NULL);
-	CHECK(!overlaps && rounds);
+	check(!overlaps && rounds);
 	mem_free(shared);
 }
 
+static const struct test tests[] = {
+	{ "slot rules", test_slot_rules },
+	{ "find many", test_find_many },
+	{ "copies", test_copies },
+	{ "spaces", test_spaces },
+	{ "dirty", test_dirty },
+	{ "lock", test_lock },
+};
+
 int main(void)
 {
-	alarm(300);
 	ram = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	test_slot_rules();
-	test_find_many();
-	test_copies();
-	test_spaces();
-	test_dirty();
-	test_lock();
-	printf("1..%u\n", tests);
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

@@ -3,11 +3,11 @@
  * each access is compared with what the manual says, for permissions by an
  * oracle of its own over all combinations. Prints TAP.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "cpu/rules.h"
+#include "../tap.h"
 #include "x86/features.h"
 #include "x86/vmx.h"
 
@@ -31,27 +31,9 @@
 static struct cpu *cpu;
 static struct control_block ctl;
 static uint8_t *ram;
-static unsigned tests, failures;
 
 enum kind { OK, FAULT, EXIT };
 struct result { enum kind kind; uint32_t code; uint64_t gpa, qual; };
-
-#define CHECK(cond, ...) check(cond, __LINE__, __VA_ARGS__)
-
-static __attribute__((format(printf, 3, 4))) void check(bool good, int line, const char *fmt, ...)
-{
-	va_list args;
-
-	tests++;
-	if (good)
-		return;
-	failures++;
-	printf("# line %d: ", line);
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
-}
 
 /* ---- the machine ---- */
 
@@ -120,12 +102,12 @@ static struct result translate(uint64_t addr, unsigned access)
 
 static void expect_ok(int line, struct result r, uint64_t gpa)
 {
-	check(r.kind == OK && r.gpa == gpa, line, "kind %d code %#x gpa %#lx, wanted gpa %#lx", r.kind, r.code, r.gpa, gpa);
+	check_failed(!(r.kind == OK && r.gpa == gpa), __FILE__, line, "kind %d code %#x gpa %#lx, wanted gpa %#lx", r.kind, r.code, r.gpa, gpa);
 }
 
 static void expect_fault(int line, struct result r, uint64_t addr, uint32_t error)
 {
-	check(r.kind == FAULT && r.code == error && r.gpa == addr, line, "kind %d code %#x at %#lx, wanted #PF %#x at %#lx",
+	check_failed(!(r.kind == FAULT && r.code == error && r.gpa == addr), __FILE__, line, "kind %d code %#x at %#lx, wanted #PF %#x at %#lx",
 	      r.kind, r.code, r.gpa, error, addr);
 }
 
@@ -185,10 +167,10 @@ static void test_permissions(void)
 
 			apply(&s, level);
 			r = translate(LIN + 8, s.access);
-			CHECK(want < 0 ? r.kind == OK && r.gpa == PAGE + 8 : r.kind == FAULT && r.code == (uint32_t)want,
+			check_that(want < 0 ? r.kind == OK && r.gpa == PAGE + 8 : r.kind == FAULT && r.code == (uint32_t)want,
 			      "level %d setting %#x access %#x: kind %d code %#x, wanted %d", level, n & 1023, s.access, r.kind, r.code, want);
 			r = translate(LIN + 8, s.access);
-			CHECK(r.kind == (want < 0 ? OK : FAULT), "level %d setting %#x: not the same again", level, n & 1023);
+			check_that(r.kind == (want < 0 ? OK : FAULT), "level %d setting %#x: not the same again", level, n & 1023);
 		}
 	}
 }
@@ -200,21 +182,21 @@ static void test_flags(void)
 	machine_long();
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
 	for (int i = 1; i <= 4; i++)
-		CHECK((*entry_of(i) & (A | D)) == A, "level %d after a read: %#lx", i, *entry_of(i));
+		check_that((*entry_of(i) & (A | D)) == A, "level %d after a read: %#lx", i, *entry_of(i));
 	EXPECT_OK(LIN, ACCESS_WRITE, PAGE);
 	for (int i = 1; i <= 4; i++)
-		CHECK((*entry_of(i) & (A | D)) == (i == 1 ? A | D : A), "level %d after a write: %#lx", i, *entry_of(i));
+		check_that((*entry_of(i) & (A | D)) == (i == 1 ? A | D : A), "level %d after a write: %#lx", i, *entry_of(i));
 
 	machine_long();
 	*entry_of(1) &= ~W;
 	EXPECT_FAULT(LIN, ACCESS_WRITE, PF_P | PF_W);
-	CHECK(!(*entry_of(1) & (A | D)), "a faulting write left flags: %#lx", *entry_of(1));
+	check_that(!(*entry_of(1) & (A | D)), "a faulting write left flags: %#lx", *entry_of(1));
 
 	machine_long();
 	uint64_t gpa;
 	bool writable, user;
-	CHECK(tlb_probe(cpu, LIN, &gpa, &writable, &user) && gpa == PAGE && writable && user, "probe");
-	CHECK(!(*entry_of(4) & A), "a probe left flags");
+	check_that(tlb_probe(cpu, LIN, &gpa, &writable, &user) && gpa == PAGE && writable && user, "probe");
+	check_that(!(*entry_of(4) & A), "a probe left flags");
 }
 
 /* ---- reserved bits ---- */
@@ -230,7 +212,7 @@ static void sweep_long(int level, uint64_t base, uint64_t reserved)
 		*e = base | 1ull << bit;
 		tlb_flush_all(cpu);
 		r = translate(LIN, ACCESS_READ | ACCESS_SUPER);
-		CHECK(bad == (r.kind == FAULT && r.code == (PF_P | PF_RSVD)), "level %d entry %#lx: kind %d code %#x", level, *e, r.kind,
+		check_that(bad == (r.kind == FAULT && r.code == (PF_P | PF_RSVD)), "level %d entry %#lx: kind %d code %#x", level, *e, r.kind,
 		      r.code);
 	}
 	*e = base;
@@ -271,7 +253,7 @@ static void test_large(void)
 	*entry_of(2) = 0x400000 | P | W | PS | 1 << 12 /* PAT */;
 	refresh();
 	EXPECT_OK(LIN + 5, ACCESS_WRITE, 0x400000 | (LIN & 0x1fffff) | 5);
-	CHECK((*entry_of(2) & (A | D)) == (A | D), "2 MiB flags");
+	check_that((*entry_of(2) & (A | D)) == (A | D), "2 MiB flags");
 	machine_long();
 	*entry_of(3) = P | W | PS;
 	refresh();
@@ -295,7 +277,7 @@ static void test_2level(void)
 	l(0x30000)[addr >> 22] = 0x31000 | P | W | U;
 	l(0x31000)[addr >> 12 & 1023] = PAGE | P | W;
 	EXPECT_OK(addr, ACCESS_WRITE, PAGE | 0x678);
-	CHECK(l(0x31000)[addr >> 12 & 1023] == (PAGE | P | W | A | D), "flags of a PTE of 4 bytes");
+	check_that(l(0x31000)[addr >> 12 & 1023] == (PAGE | P | W | A | D), "flags of a PTE of 4 bytes");
 	EXPECT_OK(addr | 1ull << 32, ACCESS_READ, PAGE | 0x678);
 	EXPECT_FAULT(0x1000, ACCESS_EXEC, 0);
 	cpu->cpl = 3;
@@ -322,7 +304,7 @@ static void test_pse36(void)
 		l(0x30000)[addr >> 22] = 0x00800000 | P | W | PS | 1u << bit;
 		tlb_flush_all(cpu);
 		r = translate(addr, ACCESS_READ);
-		CHECK(bad ? r.kind == FAULT && r.code == (PF_P | PF_RSVD) : r.kind == OK, "PSE-36 bit %u: kind %d", bit, r.kind);
+		check_that(bad ? r.kind == FAULT && r.code == (PF_P | PF_RSVD) : r.kind == OK, "PSE-36 bit %u: kind %d", bit, r.kind);
 	}
 }
 
@@ -383,8 +365,8 @@ static uint64_t *ept_of(uint64_t gpa) { return q(EPT0) + index_of(gpa, 12); }
 
 static void expect_exit(int line, struct result r, uint32_t reason, uint64_t gpa, uint64_t qual)
 {
-	check(r.kind == EXIT && r.code == reason && r.gpa == gpa && (reason == EXIT_EPT_MISCONFIG || (r.qual & 0xfff) == qual), line,
-	      "kind %d code %u gpa %#lx qualification %#lx, wanted %u %#lx %#lx", r.kind, r.code, r.gpa, r.qual, reason, gpa, qual);
+	check_failed(!(r.kind == EXIT && r.code == reason && r.gpa == gpa && (reason == EXIT_EPT_MISCONFIG || (r.qual & 0xfff) == qual)), __FILE__, line,
+	             "kind %d code %u gpa %#lx qualification %#lx, wanted %u %#lx %#lx", r.kind, r.code, r.gpa, r.qual, reason, gpa, qual);
 }
 #define EXPECT_VIOLATION(access, gpa, qual) expect_exit(__LINE__, translate(LIN + 4, access), EXIT_EPT_VIOLATION, gpa, qual)
 #define EXPECT_MISCONFIG(gpa) expect_exit(__LINE__, translate(LIN + 4, ACCESS_READ), EXIT_EPT_MISCONFIG, gpa, 0)
@@ -479,14 +461,14 @@ static void test_ept_flags(void)
 {
 	machine_ept(EPT_AD_ENABLE);
 	EXPECT_OK(LIN + 4, ACCESS_READ, PAGE + 4);
-	CHECK((*ept_of(PAGE) & 0x300) == 0x100, "target after a read: %#lx", *ept_of(PAGE));
-	CHECK((*ept_of(PT) & 0x300) == 0x300, "structure after a read: %#lx", *ept_of(PT));
-	CHECK((q(EPD)[0] & 0x300) == 0x100, "table entry: %#lx", q(EPD)[0]);
+	check_that((*ept_of(PAGE) & 0x300) == 0x100, "target after a read: %#lx", *ept_of(PAGE));
+	check_that((*ept_of(PT) & 0x300) == 0x300, "structure after a read: %#lx", *ept_of(PT));
+	check_that((q(EPD)[0] & 0x300) == 0x100, "table entry: %#lx", q(EPD)[0]);
 	EXPECT_OK(LIN + 4, ACCESS_WRITE, PAGE + 4);
-	CHECK((*ept_of(PAGE) & 0x300) == 0x300, "target after a write: %#lx", *ept_of(PAGE));
+	check_that((*ept_of(PAGE) & 0x300) == 0x300, "target after a write: %#lx", *ept_of(PAGE));
 	machine_ept(0);
 	EXPECT_OK(LIN + 4, ACCESS_WRITE, PAGE + 4);
-	CHECK(!(*ept_of(PAGE) & 0x300), "flags without the control: %#lx", *ept_of(PAGE));
+	check_that(!(*ept_of(PAGE) & 0x300), "flags without the control: %#lx", *ept_of(PAGE));
 }
 
 static void test_ept_remap(void)
@@ -500,7 +482,7 @@ static void test_ept_remap(void)
 	q(EPT0)[5] = 0x77000 | 7 | EPT_WB;
 	*q(0x77018) = 0x1122334455667788;
 	tlb_read_gpa(cpu, 0x5018, &entry, 8);
-	CHECK(entry == 0x1122334455667788, "guest-physical read through EPT: %#lx", entry);
+	check_that(entry == 0x1122334455667788, "guest-physical read through EPT: %#lx", entry);
 	cpu->cr0 &= ~CR0_PG;
 	cpu->efer = 0;
 	refresh();
@@ -523,17 +505,17 @@ static void test_tlb_entries(void)
 
 	machine_long();
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
-	CHECK(readable(LIN) && !writable(LIN) && !executable(LIN), "clean page");
+	check_that(readable(LIN) && !writable(LIN) && !executable(LIN), "clean page");
 	EXPECT_OK(LIN, ACCESS_WRITE, PAGE);
-	CHECK(readable(LIN) && writable(LIN) && !executable(LIN), "dirty page");
+	check_that(readable(LIN) && writable(LIN) && !executable(LIN), "dirty page");
 	EXPECT_OK(LIN, ACCESS_EXEC, PAGE);
-	CHECK(readable(LIN) && writable(LIN) && executable(LIN), "fetched page");
-	CHECK(entry_at(LIN)->host == (uint64_t)ram + PAGE, "host address");
+	check_that(readable(LIN) && writable(LIN) && executable(LIN), "fetched page");
+	check_that(entry_at(LIN)->host == (uint64_t)ram + PAGE, "host address");
 	tlb_drop_write(cpu, ram + PAGE);
-	CHECK(readable(LIN) && !writable(LIN) && executable(LIN), "write permission dropped");
+	check_that(readable(LIN) && !writable(LIN) && executable(LIN), "write permission dropped");
 	mem_slot_code(slot, PAGE)->granules = 1;
 	EXPECT_OK(LIN, ACCESS_WRITE, PAGE);
-	CHECK(readable(LIN) && !writable(LIN) && executable(LIN), "page with code");
+	check_that(readable(LIN) && !writable(LIN) && executable(LIN), "page with code");
 	mem_slot_code(slot, PAGE)->granules = 0;
 	/* An access of other rights than the context's leaves no entry. */
 	machine_long();
@@ -541,13 +523,13 @@ static void test_tlb_entries(void)
 	*entry_of(1) &= ~U;
 	refresh();
 	EXPECT_OK(LIN, ACCESS_READ | ACCESS_SUPER, PAGE);
-	CHECK(!readable(LIN), "supervisor access in a user context");
+	check_that(!readable(LIN), "supervisor access in a user context");
 	/* No slot, no entry. */
 	machine_long();
 	*entry_of(1) = 0x80000000 | P | W;
 	refresh();
 	EXPECT_OK(LIN + 4, ACCESS_READ, 0x80000004);
-	CHECK(!readable(LIN), "MMIO");
+	check_that(!readable(LIN), "MMIO");
 }
 
 static void test_tlb_flush(void)
@@ -560,15 +542,15 @@ static void test_tlb_flush(void)
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
 	EXPECT_OK(LIN + 4096, ACCESS_READ, PAGE + 4096);
 	tlb_flush_pcid(cpu, 0, false);
-	CHECK(readable(LIN) && !readable(LIN + 4096), "global entries survive a CR3 load");
+	check_that(readable(LIN) && !readable(LIN + 4096), "global entries survive a CR3 load");
 	tlb_flush_addr(cpu, LIN);
-	CHECK(!readable(LIN), "INVLPG takes global entries");
+	check_that(!readable(LIN), "INVLPG takes global entries");
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
 	tlb_flush_vpid(cpu, 0, true);
-	CHECK(!readable(LIN), "global flush");
+	check_that(!readable(LIN), "global flush");
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
 	tlb_flush_eptp(cpu, 0);
-	CHECK(readable(LIN), "INVEPT leaves others alone");
+	check_that(readable(LIN), "INVEPT leaves others alone");
 }
 
 /* An INVLPG anywhere in a large page drops all of its fragments, and only them. */
@@ -584,11 +566,11 @@ static void test_tlb_large(void)
 		translate(base + i * 4096, ACCESS_READ);
 	tlb_flush_addr(cpu, base + 17 * 4096);
 	for (unsigned i = 0; i < 1024; i++)
-		CHECK(readable(base + i * 4096) == (i >= 512), "fragment %u after INVLPG", i);
+		check_that(readable(base + i * 4096) == (i >= 512), "fragment %u after INVLPG", i);
 	/* More fragments than are listed: a full flush finds them all. */
 	tlb_flush_all(cpu);
 	for (unsigned i = 0; i < 1024; i++)
-		CHECK(!readable(base + i * 4096), "fragment %u after a flush", i);
+		check_that(!readable(base + i * 4096), "fragment %u after a flush", i);
 }
 
 static void test_tlb_contexts(void)
@@ -603,49 +585,72 @@ static void test_tlb_contexts(void)
 	for (unsigned pcid = 1; pcid < 8; pcid++) {
 		cpu->cr3 = PML4 | pcid;
 		cpu_mode_update(cpu);
-		CHECK(cpu->tlb != first && !readable(LIN), "PCID %u has its own entries", pcid);
+		check_that(cpu->tlb != first && !readable(LIN), "PCID %u has its own entries", pcid);
 	}
 	cpu->cr3 = PML4;
 	cpu_mode_update(cpu);
-	CHECK(cpu->tlb == first && readable(LIN), "back in the first");
+	check_that(cpu->tlb == first && readable(LIN), "back in the first");
 	ctl.vpid = 5;
 	cpu_mode_update(cpu);
-	CHECK(!readable(LIN), "a VPID has its own entries");
+	check_that(!readable(LIN), "a VPID has its own entries");
 	/* More contexts than there are: old ones are recycled empty. */
 	for (unsigned pcid = 1; pcid < 100; pcid++) {
 		cpu->cr3 = PML4 | pcid;
 		cpu_mode_update(cpu);
-		CHECK(!readable(LIN), "recycled context %u", pcid);
+		check_that(!readable(LIN), "recycled context %u", pcid);
 		translate(LIN, ACCESS_READ);
 	}
 	ctl.vpid = 0;
 	cpu->cpl = 3;
 	cpu->cr3 = PML4;
 	cpu_mode_update(cpu);
-	CHECK(!readable(LIN), "user mode has its own entries");
+	check_that(!readable(LIN), "user mode has its own entries");
 }
 
 static void test_dirty_log(void)
 {
 	uint64_t bitmap[RAM_SIZE / 4096 / 64];
 
+	mem_read_unlock(cpu->mem);
 	machine_long();
 	mem_write_lock(cpu->mem);
 	mem_slot_set(cpu->mem, 0, MEM_SLOT_LOG_DIRTY, 0, RAM_SIZE, ram);
 	mem_write_unlock(cpu->mem);
 	*entry_of(1) |= D;
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
-	CHECK(readable(LIN) && !writable(LIN), "a logged page is not yet writable");
+	check_that(readable(LIN) && !writable(LIN), "a logged page is not yet writable");
 	EXPECT_OK(LIN, ACCESS_WRITE, PAGE);
-	CHECK(writable(LIN), "it is once it is logged");
-	CHECK(mem_dirty_get(cpu->mem, 0, bitmap, true) == 0, "log");
-	CHECK(bitmap[PAGE >> 18] >> (PAGE >> 12 & 63) & 1, "the page is in the log");
-	CHECK(bitmap[PT >> 18] >> (PT >> 12 & 63) & 1, "so is the page table whose flags were set");
+	check_that(writable(LIN), "it is once it is logged");
+	check_that(mem_dirty_get(cpu->mem, 0, bitmap, true) == 0, "log");
+	check_that(bitmap[PAGE >> 18] >> (PAGE >> 12 & 63) & 1, "the page is in the log");
+	check_that(bitmap[PT >> 18] >> (PT >> 12 & 63) & 1, "so is the page table whose flags were set");
 	tlb_drop_all_writes(cpu);
-	CHECK(readable(LIN) && !writable(LIN), "writes must be logged again");
+	check_that(readable(LIN) && !writable(LIN), "writes must be logged again");
 	EXPECT_OK(LIN, ACCESS_READ, PAGE);
-	CHECK(!writable(LIN), "a read does not log");
+	check_that(!writable(LIN), "a read does not log");
+	mem_read_lock(cpu->mem);
 }
+
+static const struct test tests[] = {
+	{ "permissions", test_permissions },
+	{ "flags", test_flags },
+	{ "reserved", test_reserved },
+	{ "large", test_large },
+	{ "2level", test_2level },
+	{ "pse36", test_pse36 },
+	{ "pae", test_pae },
+	{ "unpaged", test_unpaged },
+	{ "ept rights", test_ept_rights },
+	{ "ept misconfig", test_ept_misconfig },
+	{ "ept structures", test_ept_structures },
+	{ "ept flags", test_ept_flags },
+	{ "ept remap", test_ept_remap },
+	{ "tlb entries", test_tlb_entries },
+	{ "tlb flush", test_tlb_flush },
+	{ "tlb large", test_tlb_large },
+	{ "tlb contexts", test_tlb_contexts },
+	{ "dirty log", test_dirty_log },
+};
 
 int main(void)
 {
@@ -659,25 +664,5 @@ int main(void)
 	cpu = cpu_new(mem, &ops, NULL, 0);
 	cpu->features[FEATURE_PAGE1GB >> 6] |= 1ull << (FEATURE_PAGE1GB & 63);
 	mem_read_lock(mem);
-	test_permissions();
-	test_flags();
-	test_reserved();
-	test_large();
-	test_2level();
-	test_pse36();
-	test_pae();
-	test_unpaged();
-	test_ept_rights();
-	test_ept_misconfig();
-	test_ept_structures();
-	test_ept_flags();
-	test_ept_remap();
-	test_tlb_entries();
-	test_tlb_flush();
-	test_tlb_large();
-	test_tlb_contexts();
-	mem_read_unlock(mem);
-	test_dirty_log();
-	printf("1..1\n%sok 1 - paging: %u checks, %u failures\n", failures ? "not " : "", tests, failures);
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

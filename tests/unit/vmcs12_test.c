@@ -5,19 +5,9 @@
  * x86/vmcs_fields.def: the table must not drift, or saved guests are lost.
  */
 #include <stdio.h>
+#include "../tap.h"
 #include "vmx/internal.h"
 
-static unsigned failures;
-
-#define EXPECT(cond, ...) \
-	do { \
-		if (!(cond)) { \
-			failures++; \
-			printf("# %s:%d: %s: ", __FILE__, __LINE__, #cond); \
-			printf(__VA_ARGS__); \
-			printf("\n"); \
-		} \
-	} while (0)
 
 static const struct { uint16_t encoding, offset; } abi[] = {
 	{ 0x0000, 960 }, { 0x0002, 962 }, { 0x0800, 964 }, { 0x0802, 966 }, { 0x0804, 968 }, { 0x0806, 970 },
@@ -55,13 +45,13 @@ static struct vmcs12 vmcs;
 
 static void test_layout(void)
 {
-	EXPECT(vmcs_field_count == ARRAY_SIZE(abi), "%u fields", vmcs_field_count);
-	EXPECT(sizeof(struct vmcs12) == 4096, "page");
-	EXPECT(offsetof(struct vmcs12, abort) == 4 && offsetof(struct vmcs12, launch_state) == 8, "header");
+	check_that(vmcs_field_count == ARRAY_SIZE(abi), "%u fields", vmcs_field_count);
+	check_that(sizeof(struct vmcs12) == 4096, "page");
+	check_that(offsetof(struct vmcs12, abort) == 4 && offsetof(struct vmcs12, launch_state) == 8, "header");
 	for (unsigned i = 0; i < ARRAY_SIZE(abi); i++) {
 		bool high;
 		const struct vmcs_field *f = vmcs_field_find(abi[i].encoding, &high);
-		EXPECT(f && f->encoding == abi[i].encoding && f->offset == abi[i].offset && !high, "field %#x", abi[i].encoding);
+		check_that(f && f->encoding == abi[i].encoding && f->offset == abi[i].offset && !high, "field %#x", abi[i].encoding);
 	}
 }
 
@@ -74,13 +64,13 @@ static void test_encodings(void)
 		for (unsigned i = 0; i < ARRAY_SIZE(abi); i++)
 			listed |= abi[i].encoding == (e & ~1u) && (!(e & 1) || (e >> 13 & 3) == VMCS_WIDTH_64);
 		bool exists = vmcs_field_find(e, &high);
-		EXPECT(exists == listed, "encoding %#x", e);
+		check_that(exists == listed, "encoding %#x", e);
 		found += exists && !high;
 		halves += exists && high;
 	}
-	EXPECT(found == ARRAY_SIZE(abi) && halves == 41, "%u fields, %u halves", found, halves);
+	check_that(found == ARRAY_SIZE(abi) && halves == 41, "%u fields, %u halves", found, halves);
 	bool high;
-	EXPECT(!vmcs_field_find(0x10000, &high) && !vmcs_field_find(0x100000000ull, &high), "wide encodings");
+	check_that(!vmcs_field_find(0x10000, &high) && !vmcs_field_find(0x100000000ull, &high), "wide encodings");
 }
 
 static void test_overlaps(void)
@@ -89,7 +79,7 @@ static void test_overlaps(void)
 		for (unsigned j = 0; j < i; j++) {
 			const struct vmcs_field *a = &vmcs_fields[i], *b = &vmcs_fields[j];
 			bool apart = a->offset + vmcs_field_size(a) <= b->offset || b->offset + vmcs_field_size(b) <= a->offset;
-			EXPECT(apart, "%s and %s", a->text, b->text);
+			check_that(apart, "%s and %s", a->text, b->text);
 		}
 }
 
@@ -106,24 +96,24 @@ static void test_read_write(void)
 		uint64_t value = ~0ull;
 		unsigned other = 0;
 		memset(&vmcs, 0, sizeof(vmcs));
-		EXPECT(vmcs12_write(&vmcs, f->encoding, pattern), "%s", f->text);
-		EXPECT(vmcs12_read(&vmcs, f->encoding, &value) && value == (pattern & width_mask(f)), "%s", f->text);
-		EXPECT(!memcmp(&vmcs.bytes[f->offset], &pattern, vmcs_field_size(f)), "%s in memory", f->text);
+		check_that(vmcs12_write(&vmcs, f->encoding, pattern), "%s", f->text);
+		check_that(vmcs12_read(&vmcs, f->encoding, &value) && value == (pattern & width_mask(f)), "%s", f->text);
+		check_that(!memcmp(&vmcs.bytes[f->offset], &pattern, vmcs_field_size(f)), "%s in memory", f->text);
 		for (unsigned b = 0; b < VMCS12_SIZE; b++)
 			other += vmcs.bytes[b] && (b < f->offset || b >= f->offset + vmcs_field_size(f));
-		EXPECT(!other, "%s spills", f->text);
+		check_that(!other, "%s spills", f->text);
 		if (f->width != VMCS_WIDTH_64)
 			continue;
-		EXPECT(vmcs12_read(&vmcs, f->encoding | 1, &value) && value == pattern >> 32, "%s upper half", f->text);
-		EXPECT(vmcs12_write(&vmcs, f->encoding | 1, 0xabcd), "%s upper half", f->text);
-		EXPECT(vmcs12_read(&vmcs, f->encoding, &value) && value == (0xabcdull << 32 | (uint32_t)pattern), "%s", f->text);
+		check_that(vmcs12_read(&vmcs, f->encoding | 1, &value) && value == pattern >> 32, "%s upper half", f->text);
+		check_that(vmcs12_write(&vmcs, f->encoding | 1, 0xabcd), "%s upper half", f->text);
+		check_that(vmcs12_read(&vmcs, f->encoding, &value) && value == (0xabcdull << 32 | (uint32_t)pattern), "%s", f->text);
 	}
 	memset(&vmcs, 0, sizeof(vmcs));
 	vmcs.guest_rip = 0x1234;
 	vmcs.host_tr_selector = 0x40;
 	uint64_t value;
-	EXPECT(vmcs12_read(&vmcs, 0x681e, &value) && value == 0x1234, "GUEST_RIP by name");
-	EXPECT(vmcs12_read(&vmcs, 0x0c0c, &value) && value == 0x40, "HOST_TR_SELECTOR by name");
+	check_that(vmcs12_read(&vmcs, 0x681e, &value) && value == 0x1234, "GUEST_RIP by name");
+	check_that(vmcs12_read(&vmcs, 0x0c0c, &value) && value == 0x40, "HOST_TR_SELECTOR by name");
 }
 
 /* ---- capabilities ---- */
@@ -131,7 +121,7 @@ static void test_read_write(void)
 static uint64_t msr(const struct vmx_caps *c, uint32_t index)
 {
 	uint64_t value = 0;
-	EXPECT(vmx_caps_read(c, index, &value), "MSR %#x", index);
+	check_that(vmx_caps_read(c, index, &value), "MSR %#x", index);
 	return value;
 }
 
@@ -139,23 +129,23 @@ static void test_supported(void)
 {
 	struct vmx_caps c;
 	vmx_caps_init(&c);
-	EXPECT(msr(&c, 0x480) == (0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50 | 3ull << 54), "%#llx",
+	check_that(msr(&c, 0x480) == (0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50 | 3ull << 54), "%#llx",
 	       (unsigned long long)msr(&c, 0x480));
-	EXPECT((uint32_t)msr(&c, 0x481) == 0x16 && (uint32_t)msr(&c, 0x48d) == 0x16, "pin");
-	EXPECT((uint32_t)msr(&c, 0x482) == 0x0401e172 && (uint32_t)msr(&c, 0x48e) == 0x04006172, "primary");
-	EXPECT((uint32_t)msr(&c, 0x483) == 0x36dff && (uint32_t)msr(&c, 0x48f) == 0x36dfb, "exit");
-	EXPECT((uint32_t)msr(&c, 0x484) == 0x11ff && (uint32_t)msr(&c, 0x490) == 0x11fb, "entry");
-	EXPECT((msr(&c, 0x482) >> 32 & 0xa1b99e8c) == 0xa1b99e8c, "kvm_intel's and Xen's primary controls");
-	EXPECT(msr(&c, 0x48a) == 0x42, "VMCS_ENUM with the PID-pointer table");
-	EXPECT((msr(&c, 0x485) & 31) == 5, "timer rate");
+	check_that((uint32_t)msr(&c, 0x481) == 0x16 && (uint32_t)msr(&c, 0x48d) == 0x16, "pin");
+	check_that((uint32_t)msr(&c, 0x482) == 0x0401e172 && (uint32_t)msr(&c, 0x48e) == 0x04006172, "primary");
+	check_that((uint32_t)msr(&c, 0x483) == 0x36dff && (uint32_t)msr(&c, 0x48f) == 0x36dfb, "exit");
+	check_that((uint32_t)msr(&c, 0x484) == 0x11ff && (uint32_t)msr(&c, 0x490) == 0x11fb, "entry");
+	check_that((msr(&c, 0x482) >> 32 & 0xa1b99e8c) == 0xa1b99e8c, "kvm_intel's and Xen's primary controls");
+	check_that(msr(&c, 0x48a) == 0x42, "VMCS_ENUM with the PID-pointer table");
+	check_that((msr(&c, 0x485) & 31) == 5, "timer rate");
 	for (uint32_t i = 0x480; i <= 0x492; i++)
 		msr(&c, i);
 	uint64_t value;
-	EXPECT(!vmx_caps_read(&c, 0x493, &value) && !vmx_caps_read(&c, 0x47f, &value), "outside");
+	check_that(!vmx_caps_read(&c, 0x493, &value) && !vmx_caps_read(&c, 0x47f, &value), "outside");
 	/* Entry and exit controls that L1s want in pairs. */
-	EXPECT(!!(c.entry.may & VMENTRY_LOAD_PAT) == !!(c.exit.may & VMEXIT_LOAD_PAT), "PAT");
-	EXPECT(!!(c.entry.may & VMENTRY_LOAD_EFER) == !!(c.exit.may & VMEXIT_LOAD_EFER), "EFER");
-	EXPECT(!!(c.entry.may & VMENTRY_LOAD_PERF_GLOBAL) == !!(c.exit.may & VMEXIT_LOAD_PERF_GLOBAL), "PERF_GLOBAL_CTRL");
+	check_that(!!(c.entry.may & VMENTRY_LOAD_PAT) == !!(c.exit.may & VMEXIT_LOAD_PAT), "PAT");
+	check_that(!!(c.entry.may & VMENTRY_LOAD_EFER) == !!(c.exit.may & VMEXIT_LOAD_EFER), "EFER");
+	check_that(!!(c.entry.may & VMENTRY_LOAD_PERF_GLOBAL) == !!(c.exit.may & VMEXIT_LOAD_PERF_GLOBAL), "PERF_GLOBAL_CTRL");
 }
 
 /* Each bit of each TRUE control MSR: may-be-one bits can be lost, must-be-one bits gained, never the other way. */
@@ -169,9 +159,9 @@ static void test_control_narrowing(void)
 		for (unsigned bit = 0; bit < 64; bit++) {
 			bool fits = bit < 32 ? !(all & BIT(bit)) : !!(all & BIT(bit));
 			vmx_caps_init(&c);
-			EXPECT(vmx_caps_write(&c, indices[i], all ^ BIT(bit)) == fits, "MSR %#x bit %u", indices[i], bit);
-			EXPECT(msr(&c, indices[i]) == (fits ? all ^ BIT(bit) : all), "MSR %#x bit %u", indices[i], bit);
-			EXPECT(vmx_caps_write(&c, indices[i], all), "back to everything");
+			check_that(vmx_caps_write(&c, indices[i], all ^ BIT(bit)) == fits, "MSR %#x bit %u", indices[i], bit);
+			check_that(msr(&c, indices[i]) == (fits ? all ^ BIT(bit) : all), "MSR %#x bit %u", indices[i], bit);
+			check_that(vmx_caps_write(&c, indices[i], all), "back to everything");
 		}
 	}
 }
@@ -182,34 +172,34 @@ static void test_other_narrowing(void)
 	vmx_caps_init(&c);
 	uint64_t basic = msr(&c, 0x480), misc = msr(&c, 0x485), ept = msr(&c, 0x48c);
 	for (uint32_t i = 0x481; i <= 0x484; i++)
-		EXPECT(!vmx_caps_write(&c, i, msr(&c, i)), "non-TRUE %#x", i);
-	EXPECT(!vmx_caps_write(&c, 0x487, 0xffffffff) && !vmx_caps_write(&c, 0x489, 0x2000), "FIXED1");
-	EXPECT(vmx_caps_write(&c, 0x486, 0x80000021) && vmx_caps_write(&c, 0x488, 0x2000), "FIXED0");
-	EXPECT(!vmx_caps_write(&c, 0x486, 0x20) && !vmx_caps_write(&c, 0x488, 0), "FIXED0 bits freed");
+		check_that(!vmx_caps_write(&c, i, msr(&c, i)), "non-TRUE %#x", i);
+	check_that(!vmx_caps_write(&c, 0x487, 0xffffffff) && !vmx_caps_write(&c, 0x489, 0x2000), "FIXED1");
+	check_that(vmx_caps_write(&c, 0x486, 0x80000021) && vmx_caps_write(&c, 0x488, 0x2000), "FIXED0");
+	check_that(!vmx_caps_write(&c, 0x486, 0x20) && !vmx_caps_write(&c, 0x488, 0), "FIXED0 bits freed");
 
-	EXPECT(!vmx_caps_write(&c, 0x480, basic ^ 1), "revision");
-	EXPECT(!vmx_caps_write(&c, 0x480, basic | BIT(48)), "32-bit addresses");
-	EXPECT(!vmx_caps_write(&c, 0x480, basic | BIT(49)), "dual monitor");
-	EXPECT(!vmx_caps_write(&c, 0x480, (basic & ~(0x1fffull << 32)) | 0x800ull << 32), "smaller VMCS");
-	EXPECT(vmx_caps_write(&c, 0x480, basic & ~BIT(54)) && msr(&c, 0x480) == (basic & ~BIT(54)), "INS/OUTS information lost");
+	check_that(!vmx_caps_write(&c, 0x480, basic ^ 1), "revision");
+	check_that(!vmx_caps_write(&c, 0x480, basic | BIT(48)), "32-bit addresses");
+	check_that(!vmx_caps_write(&c, 0x480, basic | BIT(49)), "dual monitor");
+	check_that(!vmx_caps_write(&c, 0x480, (basic & ~(0x1fffull << 32)) | 0x800ull << 32), "smaller VMCS");
+	check_that(vmx_caps_write(&c, 0x480, basic & ~BIT(54)) && msr(&c, 0x480) == (basic & ~BIT(54)), "INS/OUTS information lost");
 
-	EXPECT(!vmx_caps_write(&c, 0x485, misc ^ 1), "timer rate");
-	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 16), "CR3 targets");
-	EXPECT(vmx_caps_write(&c, 0x485, misc & ~(0x1ffull << 16)) && vmx_caps_write(&c, 0x485, misc), "fewer CR3 targets");
-	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 25), "MSR lists");
-	EXPECT(!vmx_caps_write(&c, 0x485, misc | 1ull << 32), "MSEG");
-	EXPECT(!vmx_caps_write(&c, 0x485, misc | BIT(9)) && !vmx_caps_write(&c, 0x485, misc | BIT(14)), "states, PT");
-	EXPECT(vmx_caps_write(&c, 0x485, misc & ~BIT(6)), "HLT state lost");
+	check_that(!vmx_caps_write(&c, 0x485, misc ^ 1), "timer rate");
+	check_that(!vmx_caps_write(&c, 0x485, misc | 1ull << 16), "CR3 targets");
+	check_that(vmx_caps_write(&c, 0x485, misc & ~(0x1ffull << 16)) && vmx_caps_write(&c, 0x485, misc), "fewer CR3 targets");
+	check_that(!vmx_caps_write(&c, 0x485, misc | 1ull << 25), "MSR lists");
+	check_that(!vmx_caps_write(&c, 0x485, misc | 1ull << 32), "MSEG");
+	check_that(!vmx_caps_write(&c, 0x485, misc | BIT(9)) && !vmx_caps_write(&c, 0x485, misc | BIT(14)), "states, PT");
+	check_that(vmx_caps_write(&c, 0x485, misc & ~BIT(6)), "HLT state lost");
 
-	EXPECT(vmx_caps_write(&c, 0x48c, 0) && vmx_caps_write(&c, 0x48c, ept), "EPT_VPID_CAP");
-	EXPECT(!vmx_caps_write(&c, 0x48c, ept | EPT_CAP_UC), "uncached EPT structures");
-	EXPECT(vmx_caps_write(&c, 0x48a, 0x2e) && msr(&c, 0x48a) == 0x2e, "VMCS_ENUM");
+	check_that(vmx_caps_write(&c, 0x48c, 0) && vmx_caps_write(&c, 0x48c, ept), "EPT_VPID_CAP");
+	check_that(!vmx_caps_write(&c, 0x48c, ept | EPT_CAP_UC), "uncached EPT structures");
+	check_that(vmx_caps_write(&c, 0x48a, 0x2e) && msr(&c, 0x48a) == 0x2e, "VMCS_ENUM");
 	params.vmfunc = false;
 	vmx_caps_init(&c);
-	EXPECT(vmx_caps_write(&c, 0x491, 0) && !vmx_caps_write(&c, 0x491, 1), "VMFUNC");
+	check_that(vmx_caps_write(&c, 0x491, 0) && !vmx_caps_write(&c, 0x491, 1), "VMFUNC");
 	params.vmfunc = true;
 	vmx_caps_init(&c);
-	EXPECT(!vmx_caps_write(&c, 0x491, 2) && vmx_caps_write(&c, 0x491, 0) && vmx_caps_write(&c, 0x491, 1), "VMFUNC");
+	check_that(!vmx_caps_write(&c, 0x491, 2) && vmx_caps_write(&c, 0x491, 0) && vmx_caps_write(&c, 0x491, 1), "VMFUNC");
 }
 
 /* What QEMU writes for `-cpu qemu64,+vmx`. */
@@ -217,14 +207,14 @@ static struct vmx_caps silent_client(void)
 {
 	struct vmx_caps c;
 	vmx_caps_init(&c);
-	EXPECT(vmx_caps_write(&c, 0x48e, 0x0401e172ull << 32 | 0x0401e172), "primary");
-	EXPECT(vmx_caps_write(&c, 0x48d, 0x16ull << 32 | 0x16), "pin");
-	EXPECT(vmx_caps_write(&c, 0x48f, 0x36fffull << 32 | 0x36dff), "exit");
-	EXPECT(vmx_caps_write(&c, 0x490, 0x11ffull << 32 | 0x11ff), "entry");
-	EXPECT(vmx_caps_write(&c, 0x48b, 0), "secondary");
-	EXPECT(vmx_caps_write(&c, 0x48c, 0), "EPT_VPID_CAP");
-	EXPECT(vmx_caps_write(&c, 0x480, 0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50), "BASIC");
-	EXPECT(vmx_caps_write(&c, 0x485, 5), "MISC");
+	check_that(vmx_caps_write(&c, 0x48e, 0x0401e172ull << 32 | 0x0401e172), "primary");
+	check_that(vmx_caps_write(&c, 0x48d, 0x16ull << 32 | 0x16), "pin");
+	check_that(vmx_caps_write(&c, 0x48f, 0x36fffull << 32 | 0x36dff), "exit");
+	check_that(vmx_caps_write(&c, 0x490, 0x11ffull << 32 | 0x11ff), "entry");
+	check_that(vmx_caps_write(&c, 0x48b, 0), "secondary");
+	check_that(vmx_caps_write(&c, 0x48c, 0), "EPT_VPID_CAP");
+	check_that(vmx_caps_write(&c, 0x480, 0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50), "BASIC");
+	check_that(vmx_caps_write(&c, 0x485, 5), "MISC");
 	c.cr4_fixed1 &= ~(CR4_VME | CR4_PVI);            /* its CPUID has no VME */
 	return c;
 }
@@ -232,28 +222,28 @@ static struct vmx_caps silent_client(void)
 static void test_first_generation(void)
 {
 	struct vmx_caps client = silent_client(), c = vmx_caps_offered(&client);
-	EXPECT(c.first_generation && !client.first_generation, "rule applied");
-	EXPECT((msr(&c, 0x482) >> 32 & 0x20b99e8c) == 0x20b99e8c, "kvm_intel's primary minimum");
-	EXPECT((c.pin.may & 9) == 9 && (c.exit.may & 0x8204) == 0x8204 && (c.entry.may & 0x204) == 0x204, "its other minimums");
-	EXPECT((c.primary.may & 0x12200000) == 0x12200000, "TPR shadow, MSR and I/O bitmaps");
-	EXPECT(!(c.primary.may & (PRIMARY_SECONDARY | PRIMARY_MTF)) && !c.secondary.may && !c.ept_vpid, "nothing newer");
-	EXPECT((c.primary.must & 0x18000) == 0x18000, "CR3 exits stay fixed");
-	EXPECT(!(c.features & (BIT(VMCS_FEATURE_EPT) | BIT(VMCS_FEATURE_VPID) | BIT(VMCS_FEATURE_SECONDARY))), "fields");
-	EXPECT(c.features & BIT(VMCS_FEATURE_TPR_SHADOW), "fields of the TPR shadow");
-	EXPECT(c.cr4_fixed1 & CR4_VME, "virtual-8086 mode for L2's real mode");
+	check_that(c.first_generation && !client.first_generation, "rule applied");
+	check_that((msr(&c, 0x482) >> 32 & 0x20b99e8c) == 0x20b99e8c, "kvm_intel's primary minimum");
+	check_that((c.pin.may & 9) == 9 && (c.exit.may & 0x8204) == 0x8204 && (c.entry.may & 0x204) == 0x204, "its other minimums");
+	check_that((c.primary.may & 0x12200000) == 0x12200000, "TPR shadow, MSR and I/O bitmaps");
+	check_that(!(c.primary.may & (PRIMARY_SECONDARY | PRIMARY_MTF)) && !c.secondary.may && !c.ept_vpid, "nothing newer");
+	check_that((c.primary.must & 0x18000) == 0x18000, "CR3 exits stay fixed");
+	check_that(!(c.features & (BIT(VMCS_FEATURE_EPT) | BIT(VMCS_FEATURE_VPID) | BIT(VMCS_FEATURE_SECONDARY))), "fields");
+	check_that(c.features & BIT(VMCS_FEATURE_TPR_SHADOW), "fields of the TPR shadow");
+	check_that(c.cr4_fixed1 & CR4_VME, "virtual-8086 mode for L2's real mode");
 	/* The client reads back what it wrote. */
-	EXPECT(msr(&client, 0x48d) == (0x16ull << 32 | 0x16), "client's view");
+	check_that(msr(&client, 0x48d) == (0x16ull << 32 | 0x16), "client's view");
 
 	params.strict_vmx_msrs = true;
 	c = vmx_caps_offered(&client);
-	EXPECT(!c.first_generation && c.primary.may == 0x0401e172 && !(c.cr4_fixed1 & CR4_VME), "strict");
+	check_that(!c.first_generation && c.primary.may == 0x0401e172 && !(c.cr4_fixed1 & CR4_VME), "strict");
 	params.strict_vmx_msrs = false;
 
 	/* A client that offers more than the minimum is taken to the letter. */
 	vmx_caps_init(&client);
-	EXPECT(vmx_caps_write(&client, 0x48e, msr(&client, 0x48e) & ~((uint64_t)PRIMARY_MTF << 32)), "without MTF");
+	check_that(vmx_caps_write(&client, 0x48e, msr(&client, 0x48e) & ~((uint64_t)PRIMARY_MTF << 32)), "without MTF");
 	c = vmx_caps_offered(&client);
-	EXPECT(!c.first_generation && !(c.primary.may & PRIMARY_MTF) && (c.secondary.may & SECONDARY_EPT), "literal");
+	check_that(!c.first_generation && !(c.primary.may & PRIMARY_MTF) && (c.secondary.may & SECONDARY_EPT), "literal");
 }
 
 static void test_consistency(void)
@@ -262,27 +252,27 @@ static void test_consistency(void)
 	vmx_caps_init(&client);
 	client.secondary.may &= ~SECONDARY_EPT;
 	c = vmx_caps_offered(&client);
-	EXPECT(!(uint32_t)c.ept_vpid && c.ept_vpid >> 32 && !(c.secondary.may & SECONDARY_UNRESTRICTED), "no EPT");
+	check_that(!(uint32_t)c.ept_vpid && c.ept_vpid >> 32 && !(c.secondary.may & SECONDARY_UNRESTRICTED), "no EPT");
 	vmx_caps_init(&client);
 	client.secondary.may &= ~SECONDARY_VPID;
 	c = vmx_caps_offered(&client);
-	EXPECT((uint32_t)c.ept_vpid && !(c.ept_vpid >> 32) && !(c.features & BIT(VMCS_FEATURE_VPID)), "no VPID");
+	check_that((uint32_t)c.ept_vpid && !(c.ept_vpid >> 32) && !(c.features & BIT(VMCS_FEATURE_VPID)), "no VPID");
 	params.ept = false;
 	vmx_caps_init(&c);
-	EXPECT(!(c.secondary.may & (SECONDARY_EPT | SECONDARY_UNRESTRICTED)) && !(uint32_t)c.ept_vpid, "ept=0");
-	EXPECT(!(c.secondary.may & (SECONDARY_PML | SECONDARY_EPT_VE | SECONDARY_MBEC)) && !c.vmfunc, "what needs EPT");
+	check_that(!(c.secondary.may & (SECONDARY_EPT | SECONDARY_UNRESTRICTED)) && !(uint32_t)c.ept_vpid, "ept=0");
+	check_that(!(c.secondary.may & (SECONDARY_PML | SECONDARY_EPT_VE | SECONDARY_MBEC)) && !c.vmfunc, "what needs EPT");
 	params.ept = true;
 	params.ept_ad = false;
 	vmx_caps_init(&c);
-	EXPECT(!(c.secondary.may & SECONDARY_PML) && !(c.ept_vpid & EPT_CAP_AD), "eptad=0");
+	check_that(!(c.secondary.may & SECONDARY_PML) && !(c.ept_vpid & EPT_CAP_AD), "eptad=0");
 	params.ept_ad = true;
 	params.preemption_timer = false;
 	vmx_caps_init(&c);
-	EXPECT(!(c.pin.may & PIN_PREEMPTION_TIMER) && !(c.exit.may & VMEXIT_SAVE_PREEMPTION_TIMER), "preemption_timer=0");
+	check_that(!(c.pin.may & PIN_PREEMPTION_TIMER) && !(c.exit.may & VMEXIT_SAVE_PREEMPTION_TIMER), "preemption_timer=0");
 	params.preemption_timer = true;
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct test tests[] = {
 	{ "offsets are KVM's", test_layout },
 	{ "encodings", test_encodings },
 	{ "fields do not overlap", test_overlaps },
@@ -296,15 +286,7 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	unsigned bad = 0;
 	params_init();
 	params.strict_vmx_msrs = false;
-	printf("1..%zu\n", ARRAY_SIZE(tests));
-	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
-		failures = 0;
-		tests[i].run();
-		bad += failures != 0;
-		printf("%s %u - %s\n", failures ? "not ok" : "ok", i + 1, tests[i].name);
-	}
-	return bad != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

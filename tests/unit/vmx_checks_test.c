@@ -6,6 +6,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include "../tap.h"
 #include "vmx/checks.h"
 
 enum verdict { PASS, CONTROLS = 7, HOST = 8, GUEST = 33, GUEST_PDPTE = 33 + 2 * 256, GUEST_LINK = 33 + 4 * 256 };
@@ -20,7 +21,7 @@ static struct cpu cpu;
 static struct vmx_vcpu vcpu;
 static struct vmcs12 base, vmcs;
 static uint8_t *ram;
-static unsigned failures, cases;
+static unsigned cases;
 
 static enum verdict verdict(void)
 {
@@ -677,9 +678,15 @@ static void test_pdptes(void)
 	CASE(PASS, to_pae(); SECONDARY = 0; vmcs.guest_pdptr0 = ~0ull);  /* read from memory at VM entry instead */
 }
 
+static void test_base(void)
+{
+	CASE(PASS, (void)0);
+}
+
 int main(void)
 {
-	static const struct { const char *name; void (*run)(void); } tests[] = {
+	static const struct test tests[] = {
+		{ "the base passes", test_base },
 		{ "addresses and counts", test_addresses }, { "TPR shadow", test_tpr_shadow },
 		{ "APIC virtualization", test_apic_virtualization }, { "posted interrupts", test_posted_interrupts },
 		{ "IPI virtualization", test_ipi_virtualization },
@@ -695,19 +702,7 @@ int main(void)
 		{ "pending debug exceptions", test_pending_debug }, { "link pointer", test_link_pointer },
 		{ "PDPTEs", test_pdptes },
 	};
-	unsigned failed = 0;
 
 	set_up();
-	printf("1..%zu\n", ARRAY_SIZE(tests) + 1);
-	CASE(PASS, (void)0);
-	printf("%sok 1 - the base passes\n", failures ? "not " : "");
-	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
-		unsigned before = failures;
-
-		tests[i].run();
-		failed += failures != before;
-		printf("%sok %u - %s\n", failures == before ? "" : "not ", i + 2, tests[i].name);
-	}
-	printf("# %u cases\n", cases);
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

@@ -7,17 +7,9 @@
 #include <stdlib.h>
 #include "cpu/rules.h"
 #include "cpu/vapic.h"
+#include "../tap.h"
 #include "vmx/checks.h"
 
-static unsigned failures;
-
-#define EXPECT(cond) \
-	do { \
-		if (!(cond)) { \
-			failures++; \
-			printf("# %s:%d: %s\n", __FILE__, __LINE__, #cond); \
-		} \
-	} while (0)
 
 /* ---- the processor, as far as entry and exit see it ---- */
 
@@ -134,7 +126,7 @@ static void start(void)
 		mem_free(cpu.mem);
 	cpu = (struct cpu){ .mem = mem_new(), .stats = &stats, .maxphyaddr = 40, .efer = EFER_LMA | EFER_LME, .cr0 = 0x80050033, .rip = 0x111222,
 	                    .nmi_blocked = true };
-	EXPECT(mem_slot_set(cpu.mem, 0, 0, 0, RAM_SIZE, ram) == 0);
+	check(mem_slot_set(cpu.mem, 0, 0, 0, RAM_SIZE, ram) == 0);
 	vcpu.cpu = &cpu;
 	vcpu.ops = &ops;
 	vcpu.current_ptr = CURRENT;
@@ -153,7 +145,7 @@ static bool events(bool nmi)
 	bool taken;
 	bool exited = vmx_check_events(&vcpu, nmi, &taken, false);
 
-	EXPECT(taken == (exited && vmcs->vm_exit_reason == EXIT_EXCEPTION_NMI));
+	check(taken == (exited && vmcs->vm_exit_reason == EXIT_EXCEPTION_NMI));
 	return exited;
 }
 
@@ -161,14 +153,14 @@ static bool exits_with(uint32_t reason) { return events(false) && vmcs->vm_exit_
 
 static void expect_host_state(void)
 {
-	EXPECT(!vcpu.in_l2 && cpu.ctl == &vcpu.vmcs01);
-	EXPECT(cpu.rip == 0x111000 && cpu.gpr[REG_RSP] == 0x112000 && cpu.rflags == 2);
-	EXPECT(cpu.cr3 == 0x7000 && cpu.cr4 == vmcs->host_cr4 && cpu.efer == vmcs->host_ia32_efer);
-	EXPECT(cpu.dr7 == 0x400 && cpu.msr.debugctl == 0 && cpu.cpl == 0 && cpu.shadow == 0);
-	EXPECT(cpu.seg[SEG_CS].l && !cpu.seg[SEG_CS].db && cpu.seg[SEG_CS].limit == 0xffffffff && cpu.seg[SEG_CS].type == 11);
-	EXPECT(!cpu.seg[SEG_SS].unusable && cpu.seg[SEG_DS].unusable && cpu.seg[SEG_FS].unusable && cpu.seg[SEG_FS].base == 0xf5);
-	EXPECT(cpu.seg[SEG_TR].limit == 0x67 && cpu.seg[SEG_LDTR].unusable && cpu.gdtr.limit == 0xffff && cpu.idtr.limit == 0xffff);
-	EXPECT(!cpu.event.valid && cpu.activity == ACTIVITY_ACTIVE);
+	check(!vcpu.in_l2 && cpu.ctl == &vcpu.vmcs01);
+	check(cpu.rip == 0x111000 && cpu.gpr[REG_RSP] == 0x112000 && cpu.rflags == 2);
+	check(cpu.cr3 == 0x7000 && cpu.cr4 == vmcs->host_cr4 && cpu.efer == vmcs->host_ia32_efer);
+	check(cpu.dr7 == 0x400 && cpu.msr.debugctl == 0 && cpu.cpl == 0 && cpu.shadow == 0);
+	check(cpu.seg[SEG_CS].l && !cpu.seg[SEG_CS].db && cpu.seg[SEG_CS].limit == 0xffffffff && cpu.seg[SEG_CS].type == 11);
+	check(!cpu.seg[SEG_SS].unusable && cpu.seg[SEG_DS].unusable && cpu.seg[SEG_FS].unusable && cpu.seg[SEG_FS].base == 0xf5);
+	check(cpu.seg[SEG_TR].limit == 0x67 && cpu.seg[SEG_LDTR].unusable && cpu.gdtr.limit == 0xffff && cpu.idtr.limit == 0xffff);
+	check(!cpu.event.valid && cpu.activity == ACTIVITY_ACTIVE);
 }
 
 /* ---- registers ---- */
@@ -176,10 +168,10 @@ static void expect_host_state(void)
 static void test_round_trip(void)
 {
 	start();
-	EXPECT(enter());
-	EXPECT(vcpu.in_l2 && cpu.ctl == &vcpu.vmcs02 && vmcs->launch_state == VMCS12_LAUNCHED && flushed_vpid == 0);
-	EXPECT(cpu.rip == 0x221000 && cpu.gpr[REG_RSP] == 0x222000 && cpu.cr3 == 0x8000 && cpu.dr7 == (DR7_FIXED | 1));
-	EXPECT(cpu.seg[SEG_GS].base == SEG_GS * 0x1000 && cpu.seg[SEG_LDTR].unusable && !cpu.nmi_blocked);
+	check(enter());
+	check(vcpu.in_l2 && cpu.ctl == &vcpu.vmcs02 && vmcs->launch_state == VMCS12_LAUNCHED && flushed_vpid == 0);
+	check(cpu.rip == 0x221000 && cpu.gpr[REG_RSP] == 0x222000 && cpu.cr3 == 0x8000 && cpu.dr7 == (DR7_FIXED | 1));
+	check(cpu.seg[SEG_GS].base == SEG_GS * 0x1000 && cpu.seg[SEG_LDTR].unusable && !cpu.nmi_blocked);
 	cpu.rip = 0x221005;
 	cpu.cr3 = 0x9000;
 	cpu.dr7 = 0x402;
@@ -187,51 +179,51 @@ static void test_round_trip(void)
 	cpu.seg[SEG_ES].selector = 0x33;
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_CPUID, .insn_len = 2, .qualification = 7, .gpa = 8, .gla = 9 });
 	expect_host_state();
-	EXPECT(vmcs->guest_rip == 0x221005 && vmcs->guest_cr3 == 0x9000 && vmcs->guest_dr7 == 0x402);
-	EXPECT(vmcs->guest_rflags == (2 | RFLAGS_IF | RFLAGS_CF) && vmcs->guest_es_selector == 0x33);
-	EXPECT(vmcs->guest_ss_ar_bytes == 0xc093 && vmcs->guest_cs_ar_bytes == 0xa09b && vmcs->guest_tr_ar_bytes == 0x8b);
-	EXPECT(vmcs->vm_exit_reason == EXIT_CPUID && vmcs->vm_exit_instruction_len == 2 && vmcs->exit_qualification == 7);
-	EXPECT(vmcs->guest_physical_address == 8 && vmcs->guest_linear_address == 9);
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && cpu.rip == 0x221005);
+	check(vmcs->guest_rip == 0x221005 && vmcs->guest_cr3 == 0x9000 && vmcs->guest_dr7 == 0x402);
+	check(vmcs->guest_rflags == (2 | RFLAGS_IF | RFLAGS_CF) && vmcs->guest_es_selector == 0x33);
+	check(vmcs->guest_ss_ar_bytes == 0xc093 && vmcs->guest_cs_ar_bytes == 0xa09b && vmcs->guest_tr_ar_bytes == 0x8b);
+	check(vmcs->vm_exit_reason == EXIT_CPUID && vmcs->vm_exit_instruction_len == 2 && vmcs->exit_qualification == 7);
+	check(vmcs->guest_physical_address == 8 && vmcs->guest_linear_address == 9);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && cpu.rip == 0x221005);
 }
 
 static void test_failures(void)
 {
 	start();
 	vmcs->cr3_target_count = 9;
-	EXPECT(vmx_enter(&vcpu, true) == VMX_ENTRY_BAD_CONTROLS && cpu.rip == 0x111222);
+	check(vmx_enter(&vcpu, true) == VMX_ENTRY_BAD_CONTROLS && cpu.rip == 0x111222);
 	start();
 	vmcs->host_cs_selector = 0;
-	EXPECT(vmx_enter(&vcpu, true) == VMX_ENTRY_BAD_HOST && cpu.rip == 0x111222);
+	check(vmx_enter(&vcpu, true) == VMX_ENTRY_BAD_HOST && cpu.rip == 0x111222);
 	start();
 	vmcs->vm_entry_intr_info_field = INTR_INFO_VALID | EVENT_NMI << 8 | 2;
 	vmcs->guest_rflags = 0;
-	EXPECT(vmx_enter(&vcpu, true) == VMX_ENTRY_EXITED);
+	check(vmx_enter(&vcpu, true) == VMX_ENTRY_EXITED);
 	expect_host_state();
-	EXPECT(vmcs->vm_exit_reason == (EXIT_INVALID_GUEST_STATE | EXIT_ENTRY_FAILURE) && vmcs->exit_qualification == 0);
-	EXPECT(vmcs->launch_state == VMCS12_CLEAR && vmcs->guest_rflags == 0 && cpu.nmi_blocked);
-	EXPECT(vmcs->vm_entry_intr_info_field & INTR_INFO_VALID);
+	check(vmcs->vm_exit_reason == (EXIT_INVALID_GUEST_STATE | EXIT_ENTRY_FAILURE) && vmcs->exit_qualification == 0);
+	check(vmcs->launch_state == VMCS12_CLEAR && vmcs->guest_rflags == 0 && cpu.nmi_blocked);
+	check(vmcs->vm_entry_intr_info_field & INTR_INFO_VALID);
 }
 
 /* An unrestricted guest turns paging on and off: the entry control follows EFER.LMA. */
 static void test_mode_changes(void)
 {
 	start();
-	EXPECT(enter());
+	check(enter());
 	cpu.efer = 0;
 	cpu.cr0 = CR0_NE | CR0_ET;
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
-	EXPECT(!(vmcs->vm_entry_controls & VMENTRY_IA32E) && vmcs->guest_ia32_efer == 0 && vmcs->guest_cr0 == (CR0_NE | CR0_ET));
-	EXPECT(cpu.efer == vmcs->host_ia32_efer && (cpu.cr0 & CR0_PG));
+	check(!(vmcs->vm_entry_controls & VMENTRY_IA32E) && vmcs->guest_ia32_efer == 0 && vmcs->guest_cr0 == (CR0_NE | CR0_ET));
+	check(cpu.efer == vmcs->host_ia32_efer && (cpu.cr0 & CR0_PG));
 	vmcs->guest_cs_ar_bytes = 0x9b;
 	vmcs->guest_cs_limit = 0xffff;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && !(cpu.cr0 & CR0_PG) && !cpu_long_mode(&cpu));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && !(cpu.cr0 & CR0_PG) && !cpu_long_mode(&cpu));
 	start();
 	vmcs->vm_entry_controls &= ~(VMENTRY_LOAD_EFER | VMENTRY_IA32E);
 	vmcs->guest_cr0 &= ~CR0_PG;
 	vmcs->guest_cs_ar_bytes = 0xc09b;
 	cpu.efer |= EFER_NX;
-	EXPECT(enter() && cpu.efer == (EFER_NX | EFER_LME));     /* without paging LME stays */
+	check(enter() && cpu.efer == (EFER_NX | EFER_LME));     /* without paging LME stays */
 }
 
 static void test_pae_without_ept(void)
@@ -244,10 +236,10 @@ static void test_pae_without_ept(void)
 	vmcs->guest_cs_ar_bytes = 0xc09b;
 	vmcs->guest_cr3 = 0x8020;
 	memcpy(ram + 0x8020, good, sizeof(good));
-	EXPECT(enter() && !memcmp(cpu.pdptr, good, sizeof(good)));
+	check(enter() && !memcmp(cpu.pdptr, good, sizeof(good)));
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
 	ram[0x8020] |= 2;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTRY_EXITED && vmcs->exit_qualification == 2);
+	check(vmx_enter(&vcpu, false) == VMX_ENTRY_EXITED && vmcs->exit_qualification == 2);
 	expect_host_state();
 }
 
@@ -269,34 +261,34 @@ static void test_msr_lists(void)
 	vmcs->vm_entry_msr_load_addr = vmcs->vm_exit_msr_store_addr = LIST;
 	vmcs->vm_entry_msr_load_count = 2;
 	vmcs->vm_exit_msr_store_count = 1;
-	EXPECT(enter() && fake_msr[0x101] == 11 && fake_msr[0x102] == 22);
+	check(enter() && fake_msr[0x101] == 11 && fake_msr[0x102] == 22);
 	fake_msr[0x101] = 33;
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
 	memcpy(&stored, ram + LIST + 8, 8);
-	EXPECT(stored == 33);
+	check(stored == 33);
 	/* The TSC is stored without the offset that L2 sees. */
 	put_msr(0, 0x10, 0);
 	vmcs->vm_entry_msr_load_count = 0;
 	tsc = 5000;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED);
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
 	memcpy(&stored, ram + LIST + 8, 8);
-	EXPECT(stored == 5000);
+	check(stored == 5000);
 	put_msr(0, 0x101, 11);
 	vmcs->vm_entry_msr_load_count = 2;
 	static const uint64_t refused[] = { 0x1ff, 0xc0000100, 0xc0000101, 0x79, 0x8b, 0x9b, 0x9e, 1ull << 32 | 0x101 };
 	for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
 		put_msr(1, refused[i], 0);
-		EXPECT(vmx_enter(&vcpu, false) == VMX_ENTRY_EXITED && vmcs->exit_qualification == 2);
-		EXPECT(vmcs->vm_exit_reason == (EXIT_MSR_LOADING | EXIT_ENTRY_FAILURE));
+		check(vmx_enter(&vcpu, false) == VMX_ENTRY_EXITED && vmcs->exit_qualification == 2);
+		check(vmcs->vm_exit_reason == (EXIT_MSR_LOADING | EXIT_ENTRY_FAILURE));
 		expect_host_state();
 	}
 	vmcs->vm_entry_msr_load_count = 0;
 	vmcs->vm_exit_msr_load_addr = LIST;
 	vmcs->vm_exit_msr_load_count = 2;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED);
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
-	EXPECT(cpu.activity == ACTIVITY_SHUTDOWN && !vcpu.in_l2 && vmcs->abort == 4 && ram[CURRENT + 4] == 4);
+	check(cpu.activity == ACTIVITY_SHUTDOWN && !vcpu.in_l2 && vmcs->abort == 4 && ram[CURRENT + 4] == 4);
 }
 
 /* ---- events ---- */
@@ -312,43 +304,43 @@ static void test_injection(void)
 	inject(EVENT_HW_EXCEPTION, VEC_PF, INTR_INFO_HAS_ERROR);
 	vmcs->vm_entry_exception_error_code = 6;
 	vmcs->guest_pending_dbg_exceptions = DR6_BS;
-	EXPECT(enter() && cpu.event.valid && cpu.event.injected && cpu.event.vector == VEC_PF && cpu.event.error == 6);
-	EXPECT(!cpu.event.has_payload && !cpu.pending_debug);
+	check(enter() && cpu.event.valid && cpu.event.injected && cpu.event.vector == VEC_PF && cpu.event.error == 6);
+	check(!cpu.event.has_payload && !cpu.pending_debug);
 	pending = 0x40;
 	cpu.poll = 0;
-	EXPECT(!events(false) && (cpu.poll & POLL_EVENT));       /* delivered first, then the interrupt */
+	check(!events(false) && (cpu.poll & POLL_EVENT));       /* delivered first, then the interrupt */
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_EPT_VIOLATION });
-	EXPECT(vmcs->idt_vectoring_info_field == (INTR_INFO_VALID | INTR_INFO_HAS_ERROR | EVENT_HW_EXCEPTION << 8 | VEC_PF));
-	EXPECT(vmcs->idt_vectoring_error_code == 6 && !(vmcs->vm_entry_intr_info_field & INTR_INFO_VALID));
-	EXPECT(vmcs->guest_rflags & RFLAGS_RF);
+	check(vmcs->idt_vectoring_info_field == (INTR_INFO_VALID | INTR_INFO_HAS_ERROR | EVENT_HW_EXCEPTION << 8 | VEC_PF));
+	check(vmcs->idt_vectoring_error_code == 6 && !(vmcs->vm_entry_intr_info_field & INTR_INFO_VALID));
+	check(vmcs->guest_rflags & RFLAGS_RF);
 	inject(EVENT_SW_INTERRUPT, 0x80, 0);
 	vmcs->vm_entry_instruction_len = 2;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && cpu.event.insn_len == 2 && cpu.event.type == EVENT_SW_INTERRUPT);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && cpu.event.insn_len == 2 && cpu.event.type == EVENT_SW_INTERRUPT);
 	start();
 	vmcs->guest_activity_state = ACTIVITY_HLT;
 	inject(EVENT_NMI, 2, 0);
-	EXPECT(enter() && cpu.activity == ACTIVITY_ACTIVE);
+	check(enter() && cpu.activity == ACTIVITY_ACTIVE);
 	start();
 	inject(INTR_TYPE_OTHER, 0, 0);
-	EXPECT(enter() && !cpu.event.valid && exits_with(EXIT_MTF));
+	check(enter() && !cpu.event.valid && exits_with(EXIT_MTF));
 }
 
 static void test_interrupts(void)
 {
 	start();
 	cpu.rflags = 2;
-	EXPECT(enter() && !events(false));
+	check(enter() && !events(false));
 	pending = 0x41;
-	EXPECT(exits_with(EXIT_EXTERNAL_INTERRUPT) && pending == 0x41 && vmcs->vm_exit_intr_info == 0);
+	check(exits_with(EXIT_EXTERNAL_INTERRUPT) && pending == 0x41 && vmcs->vm_exit_intr_info == 0);
 	vmcs->vm_exit_controls |= VMEXIT_ACK_INTR;
 	vmcs->guest_rflags &= ~(uint64_t)RFLAGS_IF;
 	vmcs->guest_activity_state = ACTIVITY_HLT;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_EXTERNAL_INTERRUPT));
-	EXPECT(pending == -1 && vmcs->vm_exit_intr_info == (INTR_INFO_VALID | 0x41) && vmcs->guest_activity_state == ACTIVITY_HLT);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_EXTERNAL_INTERRUPT));
+	check(pending == -1 && vmcs->vm_exit_intr_info == (INTR_INFO_VALID | 0x41) && vmcs->guest_activity_state == ACTIVITY_HLT);
 	expect_host_state();
 	vmcs->pin_based_vm_exec_control &= ~PIN_EXT_INTR;
 	pending = 0x41;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && !events(false));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && !events(false));
 }
 
 static void test_windows(void)
@@ -356,31 +348,31 @@ static void test_windows(void)
 	start();
 	vmcs->cpu_based_vm_exec_control |= PRIMARY_INTR_WINDOW;
 	vmcs->guest_interruptibility_info = SHADOW_STI;
-	EXPECT(enter() && !events(false) && (cpu.want & WANT_INTR));
+	check(enter() && !events(false) && (cpu.want & WANT_INTR));
 	cpu.shadow = 0;
 	pending = 0x41;
-	EXPECT(exits_with(EXIT_INTERRUPT_WINDOW));       /* before the interrupt itself */
+	check(exits_with(EXIT_INTERRUPT_WINDOW));       /* before the interrupt itself */
 	start();
 	vmcs->pin_based_vm_exec_control |= PIN_VIRTUAL_NMIS;
 	vmcs->cpu_based_vm_exec_control |= PRIMARY_NMI_WINDOW;
 	vmcs->guest_interruptibility_info = SHADOW_NMI;
-	EXPECT(enter() && (cpu.shadow & SHADOW_NMI) && !cpu.nmi_blocked && !events(false) && (cpu.want & WANT_NMI));
+	check(enter() && (cpu.shadow & SHADOW_NMI) && !cpu.nmi_blocked && !events(false) && (cpu.want & WANT_NMI));
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
-	EXPECT(vmcs->guest_interruptibility_info == SHADOW_NMI);
+	check(vmcs->guest_interruptibility_info == SHADOW_NMI);
 	vmcs->guest_interruptibility_info = 0;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_NMI_WINDOW));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_NMI_WINDOW));
 }
 
 static void test_nmi(void)
 {
 	start();
 	vmcs->guest_interruptibility_info = SHADOW_NMI;
-	EXPECT(enter() && cpu.nmi_blocked && !events(true));
+	check(enter() && cpu.nmi_blocked && !events(true));
 	cpu.nmi_blocked = false;
-	EXPECT(events(true) && vmcs->vm_exit_intr_info == (INTR_INFO_VALID | EVENT_NMI << 8 | 2) && cpu.nmi_blocked);
-	EXPECT(!(vmcs->guest_interruptibility_info & SHADOW_NMI));
+	check(events(true) && vmcs->vm_exit_intr_info == (INTR_INFO_VALID | EVENT_NMI << 8 | 2) && cpu.nmi_blocked);
+	check(!(vmcs->guest_interruptibility_info & SHADOW_NMI));
 	vmcs->pin_based_vm_exec_control &= ~PIN_NMI;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && !events(true));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && !events(true));
 }
 
 static void test_preemption_timer(void)
@@ -392,14 +384,14 @@ static void test_preemption_timer(void)
 	vmcs->pin_based_vm_exec_control |= PIN_PREEMPTION_TIMER;
 	vmcs->vm_exit_controls |= VMEXIT_SAVE_PREEMPTION_TIMER;
 	vmcs->vmx_preemption_timer_value = 10;
-	EXPECT(enter() && timer_at == ((1000ull >> rate) + 10) << rate && !events(false));
+	check(enter() && timer_at == ((1000ull >> rate) + 10) << rate && !events(false));
 	tsc += 4 << rate;
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
-	EXPECT(vmcs->vmx_preemption_timer_value == 6 && timer_at == UINT64_MAX);
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED);
+	check(vmcs->vmx_preemption_timer_value == 6 && timer_at == UINT64_MAX);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED);
 	tsc = timer_at;
-	EXPECT(exits_with(EXIT_PREEMPTION_TIMER) && vmcs->vmx_preemption_timer_value == 0);
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_PREEMPTION_TIMER));
+	check(exits_with(EXIT_PREEMPTION_TIMER) && vmcs->vmx_preemption_timer_value == 0);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_PREEMPTION_TIMER));
 }
 
 static void test_init_and_sipi(void)
@@ -407,31 +399,31 @@ static void test_init_and_sipi(void)
 	bool taken;
 
 	start();
-	EXPECT(enter() && vmx_check_events(&vcpu, true, &taken, true) && vmcs->vm_exit_reason == EXIT_INIT && !taken);
+	check(enter() && vmx_check_events(&vcpu, true, &taken, true) && vmcs->vm_exit_reason == EXIT_INIT && !taken);
 	vmcs->guest_activity_state = ACTIVITY_WAIT_SIPI;
 	pending = 0x41;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && !vmx_check_events(&vcpu, true, &taken, true));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && !vmx_check_events(&vcpu, true, &taken, true));
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_SIPI, .qualification = 0x9a });
-	EXPECT(vmcs->guest_activity_state == ACTIVITY_WAIT_SIPI);
+	check(vmcs->guest_activity_state == ACTIVITY_WAIT_SIPI);
 }
 
 static void test_pending_debug(void)
 {
 	start();
 	vmcs->guest_pending_dbg_exceptions = VMX_PENDING_ENABLED | 2;
-	EXPECT(enter() && !events(false) && cpu.event.valid && cpu.event.vector == VEC_DB && cpu.event.payload == 2);
+	check(enter() && !events(false) && cpu.event.valid && cpu.event.vector == VEC_DB && cpu.event.payload == 2);
 	start();
 	vmcs->guest_pending_dbg_exceptions = 2;                  /* no breakpoint is enabled */
-	EXPECT(enter() && !events(false) && !cpu.event.valid);
+	check(enter() && !events(false) && !cpu.event.valid);
 	start();
 	vmcs->guest_rflags |= RFLAGS_TF;
 	vmcs->guest_interruptibility_info = SHADOW_MOV_SS;
 	vmcs->guest_pending_dbg_exceptions = DR6_BS;
-	EXPECT(enter() && !events(false) && !cpu.event.valid && cpu.pending_debug == DR6_BS);
+	check(enter() && !events(false) && !cpu.event.valid && cpu.pending_debug == DR6_BS);
 	cpu.pending_debug = 1;
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_HLT });
-	EXPECT(vmcs->guest_pending_dbg_exceptions == (1 | VMX_PENDING_ENABLED | DR6_BS));
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED);
+	check(vmcs->guest_pending_dbg_exceptions == (1 | VMX_PENDING_ENABLED | DR6_BS));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED);
 }
 
 static void test_tpr_threshold(void)
@@ -444,20 +436,20 @@ static void test_tpr_threshold(void)
 	ram[BITMAP + 5] = 0x77;
 	ram[VAPIC + 0x80] = 0x20;
 	vmcs->tpr_threshold = 2;
-	EXPECT(enter() && vcpu.vmcs02.vapic == ram + VAPIC && vcpu.vmcs02.msr_bitmap[5] == 0x77 && !events(false));
+	check(enter() && vcpu.vmcs02.vapic == ram + VAPIC && vcpu.vmcs02.msr_bitmap[5] == 0x77 && !events(false));
 	ram[BITMAP + 6] = 0x88;                                  /* bitmaps are read where they lie */
-	EXPECT(vcpu.vmcs02.msr_bitmap[6] == 0x88);
+	check(vcpu.vmcs02.msr_bitmap[6] == 0x88);
 	ram[VAPIC + 0x80] = 0x10;
-	EXPECT(exits_with(EXIT_TPR_BELOW_THRESHOLD));
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_TPR_BELOW_THRESHOLD));
+	check(exits_with(EXIT_TPR_BELOW_THRESHOLD));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_TPR_BELOW_THRESHOLD));
 	vmcs->msr_bitmap = 0x100000;                             /* no memory: every access exits */
 	vmcs->tpr_threshold = 0;
-	EXPECT(vmx_enter(&vcpu, false) == VMX_ENTERED && vcpu.vmcs02.msr_bitmap[100] == 0xff);
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && vcpu.vmcs02.msr_bitmap[100] == 0xff);
 }
 
 int main(void)
 {
-	static const struct { const char *name; void (*run)(void); } tests[] = {
+	static const struct test tests[] = {
 		{ "state goes in and comes back", test_round_trip }, { "failed entries", test_failures },
 		{ "mode changes of an unrestricted guest", test_mode_changes }, { "PDPTEs from memory", test_pae_without_ept },
 		{ "MSR lists", test_msr_lists }, { "injection", test_injection }, { "external interrupts", test_interrupts },
@@ -468,12 +460,5 @@ int main(void)
 
 	params.nested = params.ept = params.vpid = params.unrestricted_guest = params.flexpriority = true;
 	params.preemption_timer = params.vnmi = params.ept_ad = true;
-	printf("1..%zu\n", ARRAY_SIZE(tests));
-	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
-		unsigned before = failures;
-
-		tests[i].run();
-		printf("%sok %u - %s\n", failures == before ? "" : "not ", i + 1, tests[i].name);
-	}
-	return failures != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }

@@ -6,18 +6,10 @@
 #include <stdlib.h>
 #include "cpu/access.h"
 #include "cpu/rules.h"
+#include "../tap.h"
 #include "vmx/internal.h"
 #include "x86/features.h"
 
-static unsigned failures;
-
-#define EXPECT(cond) \
-	do { \
-		if (!(cond)) { \
-			failures++; \
-			printf("# %s:%d: %s\n", __FILE__, __LINE__, #cond); \
-		} \
-	} while (0)
 
 /* ---- the processor, as far as VMX instructions see it ---- */
 
@@ -87,12 +79,20 @@ static struct vmx_vcpu *v;
 static void timer(struct cpu *c, uint64_t tsc) { }
 static const struct vmx_ops ops = { .timer = timer };
 
+static void stop(void)
+{
+	vmx_free(v);
+	mem_free(cpu.mem);
+}
+
 static void start(void)
 {
+	if (v)
+		stop();
 	memset(ram, 0, sizeof(ram));
 	memset(&cpu, 0, sizeof(cpu));
 	cpu.mem = mem_new();
-	EXPECT(mem_slot_set(cpu.mem, 0, 0, 0, RAM_SIZE, ram) == 0);
+	check(mem_slot_set(cpu.mem, 0, 0, 0, RAM_SIZE, ram) == 0);
 	cpu.cr0 = CR0_PE | CR0_NE | CR0_PG;
 	cpu.cr4 = CR4_VMXE | CR4_PAE;
 	cpu.efer = EFER_LMA;
@@ -109,12 +109,6 @@ static void start(void)
 	operand_faults = false;
 }
 
-static void stop(void)
-{
-	vmx_free(v);
-	mem_free(cpu.mem);
-}
-
 /* Executes one instruction. Returns its VM-instruction error, 0 for VMsucceed, -1 for VMfailInvalid, -2 - vector for a fault. */
 static int run(ZydisMnemonic mnemonic, uint64_t memory)
 {
@@ -126,12 +120,12 @@ static int run(ZydisMnemonic mnemonic, uint64_t memory)
 	cpu.rflags = RFLAGS_FIXED | RFLAGS_OF | RFLAGS_SF | RFLAGS_RF;
 	vmx_instruction(v);
 	if (cpu.event.valid) {
-		EXPECT(cpu.rip == 0x100);
+		check(cpu.rip == 0x100);
 		return -2 - cpu.event.vector;
 	}
 	if (v->in_l2)
 		return 0;
-	EXPECT(cpu.rip == 0x104 && !(cpu.rflags & (RFLAGS_OF | RFLAGS_SF | RFLAGS_RF)));
+	check(cpu.rip == 0x104 && !(cpu.rflags & (RFLAGS_OF | RFLAGS_SF | RFLAGS_RF)));
 	if (cpu.rflags & RFLAGS_CF)
 		return -1;
 	return cpu.rflags & RFLAGS_ZF ? (int)v->vmcs12.vm_instruction_error : 0;
@@ -144,110 +138,113 @@ static int vmwrite(uint64_t field, uint64_t value) { cpu.gpr[REG_RAX] = field; r
 
 static void test_vmxon(void)
 {
-	EXPECT(RUN(VMCLEAR, VMCS_A) == -2 - VEC_UD);
+	start();
+	check(RUN(VMCLEAR, VMCS_A) == -2 - VEC_UD);
 	cpu.cr4 &= ~CR4_VMXE;
-	EXPECT(RUN(VMXON, VMXON_AT) == -2 - VEC_UD);
+	check(RUN(VMXON, VMXON_AT) == -2 - VEC_UD);
 	cpu.cr4 |= CR4_VMXE;
 	cpu.cpl = 3;
-	EXPECT(RUN(VMXON, VMXON_AT) == -2 - VEC_GP);
+	check(RUN(VMXON, VMXON_AT) == -2 - VEC_GP);
 	cpu.cpl = 0;
 	cpu.msr.feature_control = 1;
-	EXPECT(RUN(VMXON, VMXON_AT) == -2 - VEC_GP);
+	check(RUN(VMXON, VMXON_AT) == -2 - VEC_GP);
 	cpu.msr.feature_control = 5;
 	cpu.cr0 &= ~CR0_NE;
-	EXPECT(RUN(VMXON, VMXON_AT) == -2 - VEC_GP);
+	check(RUN(VMXON, VMXON_AT) == -2 - VEC_GP);
 	cpu.cr0 |= CR0_NE;
-	EXPECT(RUN(VMXON, VMXON_AT + 8) == -1 && RUN(VMXON, 1ull << 36) == -1 && RUN(VMXON, 0x5000) == -1);
+	check(RUN(VMXON, VMXON_AT + 8) == -1 && RUN(VMXON, 1ull << 36) == -1 && RUN(VMXON, 0x5000) == -1);
 	operand_faults = true;
-	EXPECT(RUN(VMXON, VMXON_AT) == -2 - VEC_PF && !v->in_operation);
+	check(RUN(VMXON, VMXON_AT) == -2 - VEC_PF && !v->in_operation);
 	operand_faults = false;
-	EXPECT(RUN(VMXON, VMXON_AT) == 0 && vmx_in_operation(v) && cpu.ctl->in_vmx_root_or_non_root);
-	EXPECT(RUN(VMXON, VMXON_AT) == -1);
-	EXPECT(RUN(VMPTRST, 0) == 0 && operand == ~0ull);
-	EXPECT(RUN(VMCALL, 0) == -1);
-	EXPECT(RUN(VMXOFF, 0) == 0 && !vmx_in_operation(v) && !cpu.ctl->in_vmx_root_or_non_root);
+	check(RUN(VMXON, VMXON_AT) == 0 && vmx_in_operation(v) && cpu.ctl->in_vmx_root_or_non_root);
+	check(RUN(VMXON, VMXON_AT) == -1);
+	check(RUN(VMPTRST, 0) == 0 && operand == ~0ull);
+	check(RUN(VMCALL, 0) == -1);
+	check(RUN(VMXOFF, 0) == 0 && !vmx_in_operation(v) && !cpu.ctl->in_vmx_root_or_non_root);
 }
 
 /* A VMCS with the shadow indicator can be current where shadowing is offered, but not be entered. */
 static void test_shadow_indicator(void)
 {
-	stop();
 	params.enable_shadow_vmcs = true;
 	start();
-	EXPECT(RUN(VMXON, VMXON_AT) == 0);
+	check(RUN(VMXON, VMXON_AT) == 0);
 	*(uint32_t *)&ram[VMCS_B] |= VMCS12_SHADOW_BIT;
-	EXPECT(RUN(VMPTRLD, VMCS_B) == 0 && RUN(VMPTRST, 0) == 0 && operand == VMCS_B);
-	EXPECT(RUN(VMLAUNCH, 0) == -1);
+	check(RUN(VMPTRLD, VMCS_B) == 0 && RUN(VMPTRST, 0) == 0 && operand == VMCS_B);
+	check(RUN(VMLAUNCH, 0) == -1);
 	params.enable_shadow_vmcs = false;
 }
 
 static void test_pointers(void)
 {
-	EXPECT(RUN(VMXON, VMXON_AT) == 0);
-	EXPECT(RUN(VMPTRLD, VMCS_A + 1) == -1 && vmread(0x4400) == -1);
-	EXPECT(RUN(VMCLEAR, VMCS_A) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
-	EXPECT(RUN(VMPTRLD, VMCS_A + 1) == VMXERR_VMPTRLD_ADDRESS && RUN(VMPTRLD, 1ull << 36) == VMXERR_VMPTRLD_ADDRESS);
-	EXPECT(RUN(VMPTRLD, VMXON_AT) == VMXERR_VMPTRLD_VMXON_POINTER);
-	EXPECT(RUN(VMPTRLD, 0x5000) == VMXERR_VMPTRLD_REVISION && RUN(VMPTRLD, 0x80000) == VMXERR_VMPTRLD_REVISION);
+	start();
+	check(RUN(VMXON, VMXON_AT) == 0);
+	check(RUN(VMPTRLD, VMCS_A + 1) == -1 && vmread(0x4400) == -1);
+	check(RUN(VMCLEAR, VMCS_A) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
+	check(RUN(VMPTRLD, VMCS_A + 1) == VMXERR_VMPTRLD_ADDRESS && RUN(VMPTRLD, 1ull << 36) == VMXERR_VMPTRLD_ADDRESS);
+	check(RUN(VMPTRLD, VMXON_AT) == VMXERR_VMPTRLD_VMXON_POINTER);
+	check(RUN(VMPTRLD, 0x5000) == VMXERR_VMPTRLD_REVISION && RUN(VMPTRLD, 0x80000) == VMXERR_VMPTRLD_REVISION);
 	*(uint32_t *)&ram[VMCS_B] |= VMCS12_SHADOW_BIT;
-	EXPECT(RUN(VMPTRLD, VMCS_B) == VMXERR_VMPTRLD_REVISION);
+	check(RUN(VMPTRLD, VMCS_B) == VMXERR_VMPTRLD_REVISION);
 	*(uint32_t *)&ram[VMCS_B] = VMX_REVISION;
-	EXPECT(RUN(VMCLEAR, VMCS_A | 4) == VMXERR_VMCLEAR_ADDRESS && RUN(VMCLEAR, VMXON_AT) == VMXERR_VMCLEAR_VMXON_POINTER);
-	EXPECT(RUN(VMXON, VMXON_AT) == VMXERR_VMXON_IN_ROOT && RUN(VMCALL, 0) == VMXERR_VMCALL_IN_ROOT);
-	EXPECT(RUN(VMPTRST, 0) == 0 && operand == VMCS_A);
+	check(RUN(VMCLEAR, VMCS_A | 4) == VMXERR_VMCLEAR_ADDRESS && RUN(VMCLEAR, VMXON_AT) == VMXERR_VMCLEAR_VMXON_POINTER);
+	check(RUN(VMXON, VMXON_AT) == VMXERR_VMXON_IN_ROOT && RUN(VMCALL, 0) == VMXERR_VMCALL_IN_ROOT);
+	check(RUN(VMPTRST, 0) == 0 && operand == VMCS_A);
 
 	/* The cache reaches memory when another VMCS becomes current, and when it is cleared. */
-	EXPECT(vmwrite(0x681e, 0x1234) == 0 && ((struct vmcs12 *)&ram[VMCS_A])->guest_rip == 0);
-	EXPECT(RUN(VMPTRLD, VMCS_B) == 0 && ((struct vmcs12 *)&ram[VMCS_A])->guest_rip == 0x1234);
-	EXPECT(vmread(0x681e) == 0 && operand == 0);
+	check(vmwrite(0x681e, 0x1234) == 0 && ((struct vmcs12 *)&ram[VMCS_A])->guest_rip == 0);
+	check(RUN(VMPTRLD, VMCS_B) == 0 && ((struct vmcs12 *)&ram[VMCS_A])->guest_rip == 0x1234);
+	check(vmread(0x681e) == 0 && operand == 0);
 	((struct vmcs12 *)&ram[VMCS_A])->launch_state = VMCS12_LAUNCHED;
-	EXPECT(RUN(VMCLEAR, VMCS_A) == 0 && ((struct vmcs12 *)&ram[VMCS_A])->launch_state == VMCS12_CLEAR);
-	EXPECT(vmwrite(0x6820, 0x202) == 0 && RUN(VMCLEAR, VMCS_B) == 0);
-	EXPECT(((struct vmcs12 *)&ram[VMCS_B])->guest_rflags == 0x202 && vmread(0x6820) == -1);
+	check(RUN(VMCLEAR, VMCS_A) == 0 && ((struct vmcs12 *)&ram[VMCS_A])->launch_state == VMCS12_CLEAR);
+	check(vmwrite(0x6820, 0x202) == 0 && RUN(VMCLEAR, VMCS_B) == 0);
+	check(((struct vmcs12 *)&ram[VMCS_B])->guest_rflags == 0x202 && vmread(0x6820) == -1);
 }
 
 static void test_fields(void)
 {
-	EXPECT(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
-	EXPECT(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT && vmwrite(0x4fff, 0) == VMXERR_UNSUPPORTED_COMPONENT);
-	EXPECT(vmread(0x10000681e) == VMXERR_UNSUPPORTED_COMPONENT);
-	EXPECT(vmread(0x2812) == VMXERR_UNSUPPORTED_COMPONENT);         /* MPX is not offered */
-	EXPECT(vmwrite(0x4816, 0xffffffff) == 0 && vmread(0x4816) == 0 && operand == 0x1f0ff);
-	EXPECT(vmwrite(0x4402, 7) == 0 && vmread(0x4402) == 0 && operand == 7);
+	start();
+	check(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
+	check(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT && vmwrite(0x4fff, 0) == VMXERR_UNSUPPORTED_COMPONENT);
+	check(vmread(0x10000681e) == VMXERR_UNSUPPORTED_COMPONENT);
+	check(vmread(0x2812) == VMXERR_UNSUPPORTED_COMPONENT);         /* MPX is not offered */
+	check(vmwrite(0x4816, 0xffffffff) == 0 && vmread(0x4816) == 0 && operand == 0x1f0ff);
+	check(vmwrite(0x4402, 7) == 0 && vmread(0x4402) == 0 && operand == 7);
 	v->caps.misc &= ~VMX_MISC_VMWRITE_ANY;
-	EXPECT(vmwrite(0x4402, 7) == VMXERR_READ_ONLY_COMPONENT);
-	EXPECT(vmwrite(0x2010, 0x1122334455667788) == 0 && vmread(0x2011) == 0 && operand == 0x11223344);
-	EXPECT(vmwrite(0x2011, 1) == 0 && vmread(0x2010) == 0 && operand == 0x155667788);
+	check(vmwrite(0x4402, 7) == VMXERR_READ_ONLY_COMPONENT);
+	check(vmwrite(0x2010, 0x1122334455667788) == 0 && vmread(0x2011) == 0 && operand == 0x11223344);
+	check(vmwrite(0x2011, 1) == 0 && vmread(0x2010) == 0 && operand == 0x155667788);
 	operand_faults = true;
-	EXPECT(vmread(0x681e) == -2 - VEC_PF && vmwrite(0x681e, 5) == -2 - VEC_PF);
-	EXPECT(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT);
+	check(vmread(0x681e) == -2 - VEC_PF && vmwrite(0x681e, 5) == -2 - VEC_PF);
+	check(vmread(0x4fff) == VMXERR_UNSUPPORTED_COMPONENT);
 	operand_faults = false;
 	cpu.mode |= MODE_STEP;
 	insn.mnemonic = ZYDIS_MNEMONIC_VMPTRST;
 	cpu.rip = 0x100;
 	cpu.event.valid = false;
 	vmx_instruction(v);
-	EXPECT(cpu.event.valid && cpu.event.vector == VEC_DB && cpu.rip == 0x104);
+	check(cpu.event.valid && cpu.event.vector == VEC_DB && cpu.rip == 0x104);
 }
 
 static void test_entry(void)
 {
-	EXPECT(RUN(VMXON, VMXON_AT) == 0 && RUN(VMLAUNCH, 0) == -1);
-	EXPECT(RUN(VMCLEAR, VMCS_A) == 0 && RUN(VMPTRLD, VMCS_A) == 0 && vmwrite(0x681e, 0x7777) == 0);
-	EXPECT(RUN(VMRESUME, 0) == VMXERR_VMRESUME_NON_LAUNCHED);
+	start();
+	check(RUN(VMXON, VMXON_AT) == 0 && RUN(VMLAUNCH, 0) == -1);
+	check(RUN(VMCLEAR, VMCS_A) == 0 && RUN(VMPTRLD, VMCS_A) == 0 && vmwrite(0x681e, 0x7777) == 0);
+	check(RUN(VMRESUME, 0) == VMXERR_VMRESUME_NON_LAUNCHED);
 	cpu.shadow = SHADOW_MOV_SS;
-	EXPECT(RUN(VMLAUNCH, 0) == VMXERR_ENTRY_MOV_SS && !cpu.shadow);
+	check(RUN(VMLAUNCH, 0) == VMXERR_ENTRY_MOV_SS && !cpu.shadow);
 	outcome = VMX_ENTRY_BAD_CONTROLS;
-	EXPECT(RUN(VMLAUNCH, 0) == VMXERR_CONTROLS);
+	check(RUN(VMLAUNCH, 0) == VMXERR_CONTROLS);
 	outcome = VMX_ENTRY_BAD_HOST;
-	EXPECT(RUN(VMLAUNCH, 0) == VMXERR_HOST_STATE);
+	check(RUN(VMLAUNCH, 0) == VMXERR_HOST_STATE);
 	outcome = VMX_ENTERED;
-	EXPECT(RUN(VMLAUNCH, 0) == 0 && vmx_in_l2(v) && cpu.rip == 0x7777 && cpu.ctl == &v->vmcs02);
+	check(RUN(VMLAUNCH, 0) == 0 && vmx_in_l2(v) && cpu.rip == 0x7777 && cpu.ctl == &v->vmcs02);
 	vmx_run_l1(v);
-	EXPECT(RUN(VMLAUNCH, 0) == VMXERR_VMLAUNCH_NON_CLEAR);
-	EXPECT(RUN(VMRESUME, 0) == 0 && vmx_in_l2(v));
+	check(RUN(VMLAUNCH, 0) == VMXERR_VMLAUNCH_NON_CLEAR);
+	check(RUN(VMRESUME, 0) == 0 && vmx_in_l2(v));
 	vmx_reset(v);
-	EXPECT(!vmx_in_l2(v) && !vmx_in_operation(v) && cpu.ctl == &v->vmcs01);
+	check(!vmx_in_l2(v) && !vmx_in_operation(v) && cpu.ctl == &v->vmcs01);
 }
 
 static int invalidate(ZydisMnemonic mnemonic, uint64_t type, uint64_t low, uint64_t high)
@@ -260,20 +257,21 @@ static int invalidate(ZydisMnemonic mnemonic, uint64_t type, uint64_t low, uint6
 
 static void test_invalidation(void)
 {
-	EXPECT(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVEPT, 0, 0x1e, 0) == VMXERR_INVALID_OPERAND);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVEPT, 1, 0x1f, 0) == VMXERR_INVALID_OPERAND && !flushed_ept);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVEPT, 1, 0x1e, 0) == 0 && flushed_ept == 1);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVEPT, 2, 0, 0) == 0 && flushed_ept == 2);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 4, 1, 0) == VMXERR_INVALID_OPERAND);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 1, 0, 0) == VMXERR_INVALID_OPERAND);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 1, 0x10001, 0) == VMXERR_INVALID_OPERAND);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 0, 1, 1ull << 60) == VMXERR_INVALID_OPERAND && !flushed_vpid);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 0, 5, 0x1000) == 0 && flushed_vpid == 5);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 3, 6, 0) == 0 && flushed_vpid == 6);
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVVPID, 2, 0, 0) == 0 && flushed_vpid == 0x10000);
+	start();
+	check(RUN(VMXON, VMXON_AT) == 0 && RUN(VMPTRLD, VMCS_A) == 0);
+	check(invalidate(ZYDIS_MNEMONIC_INVEPT, 0, 0x1e, 0) == VMXERR_INVALID_OPERAND);
+	check(invalidate(ZYDIS_MNEMONIC_INVEPT, 1, 0x1f, 0) == VMXERR_INVALID_OPERAND && !flushed_ept);
+	check(invalidate(ZYDIS_MNEMONIC_INVEPT, 1, 0x1e, 0) == 0 && flushed_ept == 1);
+	check(invalidate(ZYDIS_MNEMONIC_INVEPT, 2, 0, 0) == 0 && flushed_ept == 2);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 4, 1, 0) == VMXERR_INVALID_OPERAND);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 1, 0, 0) == VMXERR_INVALID_OPERAND);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 1, 0x10001, 0) == VMXERR_INVALID_OPERAND);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 0, 1, 1ull << 60) == VMXERR_INVALID_OPERAND && !flushed_vpid);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 0, 5, 0x1000) == 0 && flushed_vpid == 5);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 3, 6, 0) == 0 && flushed_vpid == 6);
+	check(invalidate(ZYDIS_MNEMONIC_INVVPID, 2, 0, 0) == 0 && flushed_vpid == 0x10000);
 	v->caps.secondary.may &= ~SECONDARY_EPT;
-	EXPECT(invalidate(ZYDIS_MNEMONIC_INVEPT, 2, 0, 0) == -2 - VEC_UD);
+	check(invalidate(ZYDIS_MNEMONIC_INVEPT, 2, 0, 0) == -2 - VEC_UD);
 }
 
 static struct { struct kvm_nested_state head; struct kvm_vmx_nested_state_data data; } state;
@@ -288,12 +286,13 @@ static void good_state(void)
 
 /* Each line breaks the good state in one way. */
 #define REJECTED(change) \
-	do { good_state(); struct kvm_nested_state *s = &state.head; change; EXPECT(vmx_set_nested_state(v, s) == -EINVAL); } while (0)
+	do { good_state(); struct kvm_nested_state *s = &state.head; change; check(vmx_set_nested_state(v, s) == -EINVAL); } while (0)
 
 static void test_set_state(void)
 {
+	start();
 	good_state();
-	EXPECT(vmx_set_nested_state(v, &state.head) == 0 && v->current_ptr == VMCS_A && vmx_in_operation(v) && !vmx_in_l2(v));
+	check(vmx_set_nested_state(v, &state.head) == 0 && v->current_ptr == VMCS_A && vmx_in_operation(v) && !vmx_in_l2(v));
 	REJECTED(s->format = KVM_STATE_NESTED_FORMAT_SVM);
 	REJECTED(s->flags = 0x10);
 	REJECTED(s->flags = KVM_STATE_NESTED_RUN_PENDING);
@@ -310,64 +309,66 @@ static void test_set_state(void)
 	REJECTED(s->size = 127);
 	REJECTED(s->data.vmx[0].vmcs12[0]++);
 	REJECTED(s->flags = KVM_STATE_NESTED_GUEST_MODE; guest_ok = false);
-	EXPECT(!vmx_in_l2(v) && vmx_in_operation(v));
+	check(!vmx_in_l2(v) && vmx_in_operation(v));
 	guest_ok = true;
 
 	good_state();
 	state.head.size = 128;
 	state.head.hdr.vmx.vmcs12_pa = ~0ull;
-	EXPECT(vmx_set_nested_state(v, &state.head) == 0 && vmx_in_operation(v) && v->current_ptr == ~0ull);
+	check(vmx_set_nested_state(v, &state.head) == 0 && vmx_in_operation(v) && v->current_ptr == ~0ull);
 	/* A reset client: no pointers, but the full size. */
 	state.head.size = 8320;
 	state.head.hdr.vmx.vmxon_pa = ~0ull;
-	EXPECT(vmx_set_nested_state(v, &state.head) == 0 && !vmx_in_operation(v));
+	check(vmx_set_nested_state(v, &state.head) == 0 && !vmx_in_operation(v));
 	v->offered = false;
 	REJECTED((void)s);
 }
 
 static void test_get_state(void)
 {
-	EXPECT(vmx_get_nested_state(v, &state.head, 128) == 0 && state.head.size == 128 && state.head.hdr.vmx.vmxon_pa == ~0ull);
-	EXPECT(RUN(VMXON, VMXON_AT) == 0);
-	EXPECT(vmx_get_nested_state(v, &state.head, 128) == 0 && state.head.hdr.vmx.vmxon_pa == VMXON_AT);
-	EXPECT(RUN(VMPTRLD, VMCS_A) == 0 && vmwrite(0x6800, 0x80000031) == 0);
-	EXPECT(vmx_get_nested_state(v, &state.head, 128) == -E2BIG && state.head.size == 128 + 4096);
-	EXPECT(vmx_get_nested_state(v, &state.head, 8320) == 0 && state.head.hdr.vmx.vmcs12_pa == VMCS_A);
-	EXPECT(((struct vmcs12 *)state.head.data.vmx[0].vmcs12)->guest_cr0 == 0x80000031 && !state.head.flags);
-	EXPECT(RUN(VMLAUNCH, 0) == 0);
+	start();
+	check(vmx_get_nested_state(v, &state.head, 128) == 0 && state.head.size == 128 && state.head.hdr.vmx.vmxon_pa == ~0ull);
+	check(RUN(VMXON, VMXON_AT) == 0);
+	check(vmx_get_nested_state(v, &state.head, 128) == 0 && state.head.hdr.vmx.vmxon_pa == VMXON_AT);
+	check(RUN(VMPTRLD, VMCS_A) == 0 && vmwrite(0x6800, 0x80000031) == 0);
+	check(vmx_get_nested_state(v, &state.head, 128) == -E2BIG && state.head.size == 128 + 4096);
+	check(vmx_get_nested_state(v, &state.head, 8320) == 0 && state.head.hdr.vmx.vmcs12_pa == VMCS_A);
+	check(((struct vmcs12 *)state.head.data.vmx[0].vmcs12)->guest_cr0 == 0x80000031 && !state.head.flags);
+	check(RUN(VMLAUNCH, 0) == 0);
 	v->run_pending = v->timer_active = true;
 	v->timer_deadline = 99;
 	cpu.rip = 0x4242;
-	EXPECT(vmx_get_nested_state(v, &state.head, 8320) == 0);
-	EXPECT(state.head.flags == (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING));
-	EXPECT(((struct vmcs12 *)state.head.data.vmx[0].vmcs12)->guest_rip == 0x4242);
+	check(vmx_get_nested_state(v, &state.head, 8320) == 0);
+	check(state.head.flags == (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING));
+	check(((struct vmcs12 *)state.head.data.vmx[0].vmcs12)->guest_rip == 0x4242);
 	/* Another vCPU, or this one later, goes on from there. */
 	vmx_reset(v);
-	EXPECT(vmx_set_nested_state(v, &state.head) == 0 && vmx_in_l2(v) && v->run_pending && v->timer_deadline == 99);
-	EXPECT(v->vmcs12.guest_rip == 0x4242 && v->vmxon_ptr == VMXON_AT);
+	check(vmx_set_nested_state(v, &state.head) == 0 && vmx_in_l2(v) && v->run_pending && v->timer_deadline == 99);
+	check(v->vmcs12.guest_rip == 0x4242 && v->vmxon_ptr == VMXON_AT);
 }
 
 static void test_msrs(void)
 {
 	uint64_t value;
-	EXPECT(vmx_msr_write(v, 0x3a, 0, true) == 0 && vmx_msr_write(v, 0x3a, 2, false) == 1);
-	EXPECT(vmx_msr_write(v, 0x3a, 5, false) == 0 && vmx_msr_write(v, 0x3a, 5, false) == 1);
-	EXPECT(vmx_msr_read(v, 0x3a, &value, false) == 0 && value == 5);
-	EXPECT(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x493, &value, false) == 2);
-	EXPECT(vmx_msr_read(v, 0x489, &value, false) == 0 && value == (CR4_PAE | CR4_VMXE | CR4_PCE));
-	EXPECT(vmx_msr_read(v, 0x491, &value, false) == 0 && vmx_msr_read(v, 0x491, &value, true) == 0 && value == 1);
-	EXPECT(vmx_msr_read(v, 0x48d, &value, false) == 0);
-	EXPECT(RUN(VMXON, VMXON_AT) == 0 && vmx_msr_write(v, 0x48c, 0, true) == 1);
+	start();
+	check(vmx_msr_write(v, 0x3a, 0, true) == 0 && vmx_msr_write(v, 0x3a, 2, false) == 1);
+	check(vmx_msr_write(v, 0x3a, 5, false) == 0 && vmx_msr_write(v, 0x3a, 5, false) == 1);
+	check(vmx_msr_read(v, 0x3a, &value, false) == 0 && value == 5);
+	check(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x493, &value, false) == 2);
+	check(vmx_msr_read(v, 0x489, &value, false) == 0 && value == (CR4_PAE | CR4_VMXE | CR4_PCE));
+	check(vmx_msr_read(v, 0x491, &value, false) == 0 && vmx_msr_read(v, 0x491, &value, true) == 0 && value == 1);
+	check(vmx_msr_read(v, 0x48d, &value, false) == 0);
+	check(RUN(VMXON, VMXON_AT) == 0 && vmx_msr_write(v, 0x48c, 0, true) == 1);
 	/* The client's reset takes the vCPU out of VMX operation, whatever is locked. */
-	EXPECT(vmx_msr_write(v, 0x3a, 0, true) == 0 && !vmx_in_operation(v));
-	EXPECT(vmx_msr_write(v, 0x48c, 0, true) == 0 && !v->caps.ept_vpid);
+	check(vmx_msr_write(v, 0x3a, 0, true) == 0 && !vmx_in_operation(v));
+	check(vmx_msr_write(v, 0x48c, 0, true) == 0 && !v->caps.ept_vpid);
 	cpu.features[FEATURE_VMX >> 6] = 0;
 	vmx_cpuid_update(v);
-	EXPECT(vmx_msr_read(v, 0x480, &value, false) == 1 && vmx_msr_write(v, 0x3a, 5, true) == 1);
-	EXPECT(RUN(VMXON, VMXON_AT) == -2 - VEC_UD);
+	check(vmx_msr_read(v, 0x480, &value, false) == 1 && vmx_msr_write(v, 0x3a, 5, true) == 1);
+	check(RUN(VMXON, VMXON_AT) == -2 - VEC_UD);
 }
 
-static const struct { const char *name; void (*run)(void); } tests[] = {
+static const struct test tests[] = {
 	{ "VMXON and VMXOFF", test_vmxon },
 	{ "VMCLEAR, VMPTRLD, VMPTRST and the cache", test_pointers },
 	{ "the shadow-VMCS indicator", test_shadow_indicator },
@@ -381,17 +382,7 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 
 int main(void)
 {
-	unsigned bad = 0;
 	params_init();
 	params.enable_shadow_vmcs = false;       /* but for the test that turns it on */
-	printf("1..%zu\n", ARRAY_SIZE(tests));
-	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
-		failures = 0;
-		start();
-		tests[i].run();
-		stop();
-		bad += failures != 0;
-		printf("%s %u - %s\n", failures ? "not ok" : "ok", i + 1, tests[i].name);
-	}
-	return bad != 0;
+	return run_tests(tests, ARRAY_SIZE(tests));
 }
