@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs the small guests under a parameter. Usage: under.sh NAME=VALUE
+# Runs the small guests under a parameter, but for those that start a process at each of their steps. Usage: under.sh NAME=VALUE
 cd "$(dirname "$0")/../.." || exit
 export ANYKVM_PARAMS="$1"
 result=0
 for t in "${BUILD:-build}"/tests/guest/*_test; do
-	timeout 120 "$t" || { result=1; echo "# $t failed under $ANYKVM_PARAMS"; }
+	[ "${t##*/}" = sweep_test ] || timeout 120 "$t" || { result=1; echo "# $t failed under $ANYKVM_PARAMS"; }
 done
 exit $result
