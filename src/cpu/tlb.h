@@ -81,8 +81,12 @@ bool tlb_jump_note(struct cpu *cpu, uint64_t addr);
 /* Selects the context for the processor's present state; called by cpu_mode_update(). */
 void tlb_context_update(struct cpu *cpu);
 
-/* The current context only: each page is translated anew before it is fetched from again. */
+/*
+ * The current context only: each page is translated anew before it is fetched from again. And: has that been done since the client
+ * last may have written to memory (mem_epoch())?
+ */
 void tlb_forget_code(struct cpu *cpu);
+bool tlb_code_forgotten(const struct cpu *cpu);
 void tlb_flush_all(struct cpu *cpu);                                  /* everything of every context */
 void tlb_flush_vpid(struct cpu *cpu, uint16_t vpid, bool globals_too);       /* linear and combined mappings of a VPID */
 void tlb_flush_vpid_addr(struct cpu *cpu, uint16_t vpid, uint64_t addr);

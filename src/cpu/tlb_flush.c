@@ -10,6 +10,17 @@ static bool all_listed(const struct tlb_context *c)
 	return c->listed[TLB_LOCAL] <= TLB_LISTED && c->listed[TLB_GLOBAL] <= TLB_LISTED;
 }
 
+/* The entries that may be in use, one after another: of a context that lists them all, the listed ones. NULL: no more. */
+static struct tlb_entry *entry_in_use(struct tlb_context *c, uint64_t i)
+{
+	if (!all_listed(c))
+		return i < c->count ? &c->entries[i] : NULL;
+	if (i < c->listed[TLB_LOCAL])
+		return &c->entries[c->list[TLB_LOCAL][i]];
+	i -= c->listed[TLB_LOCAL];
+	return i < c->listed[TLB_GLOBAL] ? &c->entries[c->list[TLB_GLOBAL][i]] : NULL;
+}
+
 /* Clears what is listed in one class; entries that changed class meanwhile are in the other list. */
 static void sweep_listed(struct tlb_context *c, unsigned class)
 {
@@ -94,28 +105,6 @@ static void context_drop_addr(struct tlb_context *c, uint64_t addr, bool only_gl
 		region_drop(c, addr, shift, META_LARGE | meta);
 	if (c->huge & BIT(tlb_hash(addr >> 30) & 63))
 		region_drop(c, addr, 30, META_HUGE | meta);
-}
-
-static void forget_exec(struct tlb_entry *e)
-{
-	if (e->read_tag == TLB_NO_TAG)
-		tlb_entry_clear(e);
-	e->exec_tag = TLB_NO_TAG;
-}
-
-void tlb_forget_code(struct cpu *cpu)
-{
-	struct tlb_context *c = cpu->tlbs->current;
-
-	if (all_listed(c)) {
-		for (unsigned class = 0; class < TLB_CLASSES; class++)
-			for (unsigned i = 0; i < c->listed[class]; i++)
-				forget_exec(&c->entries[c->list[class][i]]);
-	} else {
-		for (uint64_t i = 0; i < c->count; i++)
-			forget_exec(&c->entries[i]);
-	}
-	tlb_jumps_forget(cpu, c->jumps);
 }
 
 /* A drop, as it concerns what has key k: false: not at all. */
@@ -254,15 +243,11 @@ static void drop_write(struct tlb_entry *e, uint64_t host, bool all)
 
 static void context_drop_writes(struct cpu *cpu, struct tlb_context *c, uint64_t host, bool all)
 {
+	struct tlb_entry *e;
+
 	tlb_context_changed(cpu, c);
-	if (!all_listed(c)) {
-		for (uint64_t i = 0; i < c->count; i++)
-			drop_write(&c->entries[i], host, all);
-		return;
-	}
-	for (unsigned class = 0; class < TLB_CLASSES; class++)
-		for (unsigned i = 0; i < c->listed[class]; i++)
-			drop_write(&c->entries[c->list[class][i]], host, all);
+	for (uint64_t i = 0; (e = entry_in_use(c, i)); i++)
+		drop_write(e, host, all);
 }
 
 void tlb_drop_write(struct cpu *cpu, const uint8_t *host_page)
@@ -275,4 +260,20 @@ void tlb_drop_all_writes(struct cpu *cpu)
 {
 	FOR_EACH_KEY(cpu->tlbs, k)
 		context_drop_writes(cpu, context_of(cpu->tlbs, k), 0, true);
+}
+
+bool tlb_code_forgotten(const struct cpu *cpu) { return cpu->tlbs->current->code_epoch == mem_epoch(cpu->mem); }
+
+void tlb_forget_code(struct cpu *cpu)
+{
+	struct tlb_context *c = cpu->tlbs->current;
+	struct tlb_entry *e;
+
+	c->code_epoch = mem_epoch(cpu->mem);
+	for (uint64_t i = 0; (e = entry_in_use(c, i)); i++) {
+		if (e->read_tag == TLB_NO_TAG)
+			tlb_entry_clear(e);
+		e->exec_tag = TLB_NO_TAG;
+	}
+	tlb_jumps_forget(cpu, c->jumps);
 }

@@ -47,6 +47,7 @@ struct tlb_context {
 	uint64_t lane_key;               /* what cpu->tlb_key is under this context: a new one whenever anything is taken out, not pushed out */
 	struct lane stack[STACK_LANES];  /* while c is not current: cpu->lane[LANE_STACK_READ] and the one after it */
 	uint64_t last_use;
+	uint32_t code_epoch;             /* mem_epoch() when tlb_forget_code() was last done */
 	/* Entries filled since the last flush, not global and global; more than TLB_LISTED are not listed, and a flush sweeps all. */
 	unsigned listed[TLB_CLASSES];
 	uint16_t list[TLB_CLASSES][TLB_LISTED];

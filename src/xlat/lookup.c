@@ -17,7 +17,7 @@ uint64_t straddle_page(const struct cpu *cpu, const struct block *b)
 	return (cpu_code64(cpu) ? end : (uint32_t)(end + cpu->seg[SEG_CS].base)) & ~4095ull;
 }
 
-bool unpaged_current(const struct cpu *cpu) { return cpu->cr0 & CR0_PG || cpu->engine->unpaged_epoch == mem_epoch(cpu->mem); }
+bool unpaged_current(const struct cpu *cpu) { return cpu->cr0 & CR0_PG || tlb_code_forgotten(cpu); }
 
 /* The block at RIP if it can be entered as things are, else NULL. */
 static struct block *known_block(struct cpu *cpu)

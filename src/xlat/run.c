@@ -112,10 +112,8 @@ static struct block *find_any_block(struct cpu *cpu, uint32_t mode)
  */
 static void unpaged_catch_up(struct cpu *cpu)
 {
-	if (likely(unpaged_current(cpu)))
-		return;
-	cpu->engine->unpaged_epoch = mem_epoch(cpu->mem);
-	tlb_forget_code(cpu);
+	if (unlikely(!unpaged_current(cpu)))
+		tlb_forget_code(cpu);
 }
 
 static bool within_limit(const struct cpu *cpu, const struct block *b)

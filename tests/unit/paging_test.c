@@ -607,6 +607,28 @@ static void test_tlb_contexts(void)
 	check_that(!readable(LIN), "user mode has its own entries");
 }
 
+/* Each context has to forget for itself, and nothing but the right to fetch. */
+static void test_forget_code(void)
+{
+	machine_32();
+	cpu->cr0 = CR0_PE;
+	ctl.vpid = 1;
+	refresh();
+	EXPECT_OK(PAGE, ACCESS_EXEC, PAGE);
+	ctl.vpid = 2;
+	cpu_mode_update(cpu);
+	EXPECT_OK(PAGE, ACCESS_EXEC, PAGE);
+	mem_epoch_next(cpu->mem);
+	check_that(!tlb_code_forgotten(cpu) && executable(PAGE), "the client may have written");
+	tlb_forget_code(cpu);
+	check_that(tlb_code_forgotten(cpu) && !executable(PAGE) && readable(PAGE), "only code is forgotten");
+	ctl.vpid = 1;
+	cpu_mode_update(cpu);
+	check_that(!tlb_code_forgotten(cpu) && executable(PAGE), "another context has it still");
+	tlb_forget_code(cpu);
+	check_that(tlb_code_forgotten(cpu) && !executable(PAGE), "until it forgets");
+}
+
 static void test_dirty_log(void)
 {
 	uint64_t bitmap[RAM_SIZE / 4096 / 64];
@@ -649,6 +671,7 @@ static const struct test tests[] = {
 	{ "tlb flush", test_tlb_flush },
 	{ "tlb large", test_tlb_large },
 	{ "tlb contexts", test_tlb_contexts },
+	{ "code forgotten", test_forget_code },
 	{ "dirty log", test_dirty_log },
 };
 
