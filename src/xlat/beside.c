@@ -8,12 +8,6 @@
 
 _Static_assert(sizeof(struct tlb_entry) == 4 * sizeof(struct mem_code *), "an entry's place gives that of its code");
 
-static void put_shr(struct emit *e, int w, int reg, int by)
-{
-	put_op_reg(e, w, 0xc1, 5, reg);
-	put8(e, by);
-}
-
 static void put_restore(struct emit *e)
 {
 	put_load(e, H_RCX, AT_GPR(e, H_RCX));

@@ -8,7 +8,6 @@
  */
 #include "xlat/internal.h"
 
-static bool code64(const struct translation_unit *u) { return (u->mode & MODE_CODE_MASK) == MODE_CODE64; }
 static unsigned stack_bytes(const struct translation_unit *u) { return code64(u) ? 8 : 4; }
 
 /* Can the block at rip be linked to? Not if it may straddle: then the second page must be proved mapped, too. */
@@ -102,20 +101,22 @@ static void put_sp_add(struct translation_unit *u, int delta)
 }
 
 /* r13 = stack pointer + delta, as an address. */
-static void put_sp_address(struct translation_unit *u, int base, int delta)
+/* The access at [base + delta] of the stack; base: a guest register that has a home. */
+static struct mem_operand put_stack_access(struct translation_unit *u, struct xinsn *x, int base, int delta, unsigned access)
 {
-	put_op_mem(&u->e, code64(u), 0x8d, H_R13, mem_base(base, delta));
+	const struct window *w = &x->window[WINDOW_STACK];
+	if (!w->role) {
+		put_op_mem(&u->e, code64(u), 0x8d, H_R13, mem_base(host_reg(base), delta));
+		return put_access(u, x, SEG_SS, stack_bytes(u), access, w->lane);
+	}
+	struct mem_operand m = put_window_access(u, x, WINDOW_STACK, base, delta, 8, access);
+	note_access(u, x);
+	return m;
 }
 
 static struct mem_operand put_push_access(struct translation_unit *u, struct xinsn *x)
 {
-	if (x->window[WINDOW_STACK].role) {
-		struct mem_operand m = put_window_access(u, x, WINDOW_STACK, REG_RSP, -8, 8, ACCESS_WRITE);
-		note_access(u, x);
-		return m;
-	}
-	put_sp_address(u, H_R15, -(int)stack_bytes(u));
-	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_WRITE, x->window[WINDOW_STACK].lane);
+	return put_stack_access(u, x, REG_RSP, -(int)stack_bytes(u), ACCESS_WRITE);
 }
 
 static void put_push_constant(struct translation_unit *u, struct xinsn *x, uint64_t v)
@@ -174,13 +175,7 @@ static void put_push(struct translation_unit *u, struct xinsn *x)
 
 static struct mem_operand put_stack_read(struct translation_unit *u, struct xinsn *x, int base)
 {
-	if (x->window[WINDOW_STACK].role) {
-		struct mem_operand m = put_window_access(u, x, WINDOW_STACK, base, 0, 8, ACCESS_READ);
-		note_access(u, x);
-		return m;
-	}
-	put_sp_address(u, host_reg(base), 0);
-	return put_access(u, x, SEG_SS, stack_bytes(u), ACCESS_READ, x->window[WINDOW_STACK].lane);
+	return put_stack_access(u, x, base, 0, ACCESS_READ);
 }
 
 static void put_pop(struct translation_unit *u, struct xinsn *x)

@@ -270,14 +270,14 @@ static bool plain_stack(const struct translation_unit *u, unsigned size)
 {
 	if (u->careful)
 		return false;
-	if ((u->mode & MODE_CODE_MASK) == MODE_CODE64)
+	if (code64(u))
 		return size == 8;
 	return size == 4 && u->mode & MODE_STACK32;
 }
 
 static unsigned branch_mask_size(const struct translation_unit *u, const struct xinsn *x)
 {
-	return (u->mode & MODE_CODE_MASK) == MODE_CODE64 ? 8 : x->in.opsize;
+	return code64(u) ? 8 : x->in.opsize;
 }
 
 static void branch_target(struct translation_unit *u, struct xinsn *x)
@@ -290,7 +290,7 @@ static void branch_target(struct translation_unit *u, struct xinsn *x)
 /* A jump out of CS's limit faults at the jump, so its rule looks at it. */
 static bool beyond_limit(const struct translation_unit *u, uint64_t target)
 {
-	return !(u->mode & MODE_FLAT) && (u->mode & MODE_CODE_MASK) != MODE_CODE64 && target > u->cpu->seg[SEG_CS].limit;
+	return !(u->mode & MODE_FLAT) && !code64(u) && target > u->cpu->seg[SEG_CS].limit;
 }
 
 static void classify_direct_jump(struct translation_unit *u, struct xinsn *x)
@@ -305,7 +305,7 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 {
 	const struct insn *in = &x->in;
 	bool far = z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
-	bool wide = branch_mask_size(u, x) == ((u->mode & MODE_CODE_MASK) == MODE_CODE64 ? 8 : 4);
+	bool wide = branch_mask_size(u, x) == (code64(u) ? 8 : 4);
 	if (in->map == 0 ? (in->opcode & 0xf0) == 0x70 : in->map == 1 && (in->opcode & 0xf0) == 0x80) {
 		x->kind = KIND_JCC;
 		x->cc = in->opcode & 15;
@@ -448,7 +448,7 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		return;
 	if (classify_branch(u, x, z) || classify_stack(u, x, ops))
 		return;
-	if (in->mem && in->mem_write && in->seg == SEG_CS && u->mode & MODE_PROTECTED && (u->mode & MODE_CODE_MASK) != MODE_CODE64) {
+	if (in->mem && in->mem_write && in->seg == SEG_CS && u->mode & MODE_PROTECTED && !code64(u)) {
 		set_rule(x, rule_cs_store, RULE_ENDS);
 		return;
 	}

@@ -95,6 +95,12 @@ void put_alu_imm(struct emit *e, int w, int sub, int reg, int32_t v)
 		put32(e, v);
 }
 
+void put_shr(struct emit *e, int w, int reg, int by)
+{
+	put_op_reg(e, w, 0xc1, 5, reg);
+	put8(e, by);
+}
+
 void put_alu_mem_imm(struct emit *e, int w, int sub, struct mem_operand m, int32_t v)
 {
 	bool small = v >= -128 && v < 128;

@@ -55,6 +55,7 @@ void put_store_imm32(struct emit *e, struct mem_operand m, uint32_t v);
 /* 64-bit constant into memory by two 32-bit stores, or one sign-extended one. */
 void put_store_imm64(struct emit *e, struct mem_operand m, uint64_t v);
 void put_alu_imm(struct emit *e, int w, int sub, int reg, int32_t v);         /* 81 /sub */
+void put_shr(struct emit *e, int w, int reg, int by);
 void put_alu_mem_imm(struct emit *e, int w, int sub, struct mem_operand m, int32_t v);
 void put_rorx(struct emit *e, int to, int from, int count);
 /* BMI2's SHRX (pp 3, F7) and BZHI (pp 0, F5): 64-bit, of the low eight registers. */

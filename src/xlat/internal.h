@@ -158,7 +158,6 @@ struct engine {
 	struct insn slow_insn;           /* stands for an instruction of which only the length is known */
 	struct { uint8_t vector; bool fault, retry; } signal;    /* for stub_signal */
 	uint64_t dispatches;
-	uint32_t unpaged_epoch;          /* mem_epoch() when code was last forgotten for want of paging */
 	uint64_t turns;                  /* grows whenever blocks are forgotten by the chunk */
 	/* stubs, writable mapping */
 	uint8_t *stub_exit, *stub_call, *stub_slow, *stub_store, *stub_store_window, *stub_rule_end, *stub_rule_next, *stub_lookup, *stub_leave, *stub_unknown, *stub_signal;
@@ -280,6 +279,8 @@ enum { COLD_ACCESS,                      /* TLB missed */
        COLD_POLL,                        /* leave: poll word set */
        COLD_LANES,                       /* the TLB has changed: lanes hold nothing */
        COLD_GOTO };                      /* go to rip */
+
+static inline bool code64(const struct translation_unit *u) { return (u->mode & MODE_CODE_MASK) == MODE_CODE64; }
 
 /* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
 void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);

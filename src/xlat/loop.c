@@ -17,7 +17,7 @@ enum { MAX_ROUNDS = 4, MAX_LOOP_INSNS = 32 };
 
 static bool loops_wanted(const struct translation_unit *u)
 {
-	return !u->careful && (u->mode & MODE_CODE_MASK) == MODE_CODE64 && !(u->mode & (XMODE_NO_WINDOWS | XMODE_ONE)) &&
+	return !u->careful && code64(u) && !(u->mode & (XMODE_NO_WINDOWS | XMODE_ONE)) &&
 	       params.windows && params.block_insns >= MAX_BLOCK_INSNS && !u->block->source2;
 }
 

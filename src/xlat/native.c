@@ -124,14 +124,13 @@ static bool w_sizes_gpr(const struct xinsn *x)
 static void put_vex(struct translation_unit *u, const struct xinsn *x, const struct renaming *r, const struct mem_operand *m)
 {
 	struct emit *e = &u->e;
-	bool code64 = (u->mode & MODE_CODE_MASK) == MODE_CODE64;
 	const struct insn *in = &x->in;
 	const uint8_t *v = in->bytes;
 	while (*v != 0xc4 && *v != 0xc5)
 		v++;
 	uint8_t last = v[0] == 0xc5 ? v[1] : v[2];
-	int w = v[0] == 0xc5 || (!code64 && w_sizes_gpr(x)) ? 0 : last >> 7;
-	int vvvv = r->host[FIELD_VVVV] >= 0 ? r->host[FIELD_VVVV] : ~last >> 3 & (code64 ? 15 : 7);
+	int w = v[0] == 0xc5 || (!code64(u) && w_sizes_gpr(x)) ? 0 : last >> 7;
+	int vvvv = r->host[FIELD_VVVV] >= 0 ? r->host[FIELD_VVVV] : ~last >> 3 & (code64(u) ? 15 : 7);
 	int reg = r->host[FIELD_REG] >= 0 ? r->host[FIELD_REG] : in->reg;
 	int rm = r->host[FIELD_RM] >= 0 ? r->host[FIELD_RM] : in->rm;
 	int b = m ? m->base > 7 : rm > 7, xbit = m ? m->index > 7 : 0;
@@ -144,7 +143,7 @@ static void put_vex(struct translation_unit *u, const struct xinsn *x, const str
 	else if (in->has_modrm)
 		put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
 	put_immediates(u, x);
-	if (!code64 && names_register_in_immediate(in))
+	if (!code64(u) && names_register_in_immediate(in))
 		e->p[-1] &= 0x7f;
 }
 
@@ -395,7 +394,7 @@ static bool put_vzero(struct translation_unit *u, const struct xinsn *x)
 	struct emit *e = &u->e;
 	if (x->in.mnemonic != ZYDIS_MNEMONIC_VZEROUPPER && x->in.mnemonic != ZYDIS_MNEMONIC_VZEROALL)
 		return false;
-	if ((u->mode & MODE_CODE_MASK) == MODE_CODE64)
+	if (code64(u))
 		return false;
 	bool all = x->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
 	for (int r = 0; r < 8; r++) {                            /* vmovaps xmm, xmm or vxorps xmm, xmm, xmm */

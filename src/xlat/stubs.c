@@ -29,8 +29,7 @@ static void put_load_registers(struct emit *e)
 {
 	put_load(e, H_RAX, AT(e, rflags));
 	put_op_reg(e, 0, 0x89, H_RAX, H_RCX);                    /* mov ecx, eax */
-	put_op_reg(e, 0, 0xc1, 5, H_RCX);                        /* shr ecx, 11 */
-	put8(e, 11);
+	put_shr(e, 0, H_RCX, 11);
 	put_alu_imm(e, 0, 4, H_RCX, 1);
 	put8(e, 0x88); put8(e, 0xc4);                            /* mov ah, al */
 	put8(e, 0x88); put8(e, 0xc8);                            /* mov al, cl */

@@ -86,8 +86,6 @@ static int64_t constant(const uint8_t *from, unsigned size, bool is_signed)
 	return is_signed ? (int64_t)(v << rest) >> rest : (int64_t)v;
 }
 
-static bool code64(const struct translation_unit *u) { return (u->mode & MODE_CODE_MASK) == MODE_CODE64; }
-
 static bool is_direct_branch(const struct xinsn *x) { return x->kind == KIND_JCC || x->kind == KIND_JMP || x->kind == KIND_CALL; }
 
 bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t *host)

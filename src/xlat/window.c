@@ -266,7 +266,7 @@ void unit_windows(struct translation_unit *u)
 	static __thread struct analysis analysis;
 	struct analysis *a = &analysis;
 	unsigned busy[WINDOW_REGISTERS] = { 0, 0 };      /* each window register is taken for references below this */
-	if (u->careful || (u->mode & MODE_CODE_MASK) != MODE_CODE64 || u->mode & (XMODE_NO_WINDOWS | XMODE_ONE) || !params.windows)
+	if (u->careful || !code64(u) || u->mode & (XMODE_NO_WINDOWS | XMODE_ONE) || !params.windows)
 		return;
 	a->u = u;
 	a->nrefs = a->stretch = a->next_id = 0;
