@@ -344,6 +344,21 @@ void hv_check_refused(struct hv *h, uint32_t secondary, enum hv_field field)
 	check_equal(h->g.run[0]->io.port, 0xe1);         /* the VMWRITE failed */
 }
 
+void hv_check_control_off(bool *param, uint32_t control, enum hv_field field, const uint8_t *l2, size_t len)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct hv h;
+
+		*param = i != 0;
+		if (i == 1)
+			hv_narrow(0x48b, (uint64_t)control << 32);
+		hv_create(&h, HV_WITH_EPT, (struct hv_controls){ 0 }, l2, len);
+		hv_check_refused(&h, SECONDARY_EPT | control, field);
+		hv_destroy(&h);
+	}
+	*param = true;
+}
+
 uint32_t hv_skip(struct hv *h)
 {
 	hv_set(h, F_guest_rip, hv_get(h, F_guest_rip) + hv_get(h, F_vm_exit_instruction_len));

@@ -56,6 +56,9 @@ uint32_t hv_end(struct hv *h);
 uint32_t hv_error(struct hv *h);         /* VM entry that fails: its VM-instruction error, or 0 */
 /* Secondary controls of which one is not offered are refused, and VMWRITE knows no field that belongs to it. */
 void hv_check_refused(struct hv *h, uint32_t secondary, enum hv_field field);
+/* That, for a feature that needs EPT and has one secondary control: switched off by its parameter, and by the client. */
+void hv_check_control_off(bool *param, uint32_t control, enum hv_field field, const uint8_t *l2, size_t len);
+#define hv_check_not_offered(param, control, field, name) hv_check_control_off(param, control, field, name##_start, name##_end - name##_start)
 uint32_t hv_skip(struct hv *h);          /* past the instruction that exited, then hv_run() */
 void hv_take_interrupts(struct hv *h);   /* L1 sets RFLAGS.IF for a moment */
 uint64_t hv_interrupts(struct hv *h);    /* that L1 has taken */

@@ -129,6 +129,19 @@ static void test_dirty(void)
 GUEST_ASM(plain, 64, "1: out %al, $0x10\n jmp 1b");
 GUEST_ASM(handler, 16, "out %al, $0xb0\n nop\n out %al, $0xb1\n rsm");
 
+/* In 64-bit mode, an SMI waits. */
+static uint8_t *create_with_smi(struct guest *g)
+{
+	uint8_t *smram;
+
+	guest_create(g, true);
+	smram = smram_create_with(g, handler);
+	guest_load(g, plain);
+	guest_mode(g, 0, GUEST_LONG);
+	guest_ioctl(g->vcpu[0], KVM_SMI, NULL);
+	return smram;
+}
+
 /* In and out of SMM by the client alone: the mode changes, the registers are the client's business. */
 static void test_events(void)
 {
@@ -136,11 +149,7 @@ static void test_events(void)
 	struct guest g;
 	uint8_t *smram;
 
-	guest_create(&g, true);
-	smram = smram_create_with(&g, handler);
-	guest_load(&g, plain);
-	guest_mode(&g, 0, GUEST_LONG);
-	guest_ioctl(g.vcpu[0], KVM_SMI, NULL);
+	smram = create_with_smi(&g);
 	run_to_port(&g, 0xb0);
 	e = guest_events(&g);
 	check(e.flags & KVM_VCPUEVENT_VALID_SMM);
@@ -179,11 +188,7 @@ static void test_refused(void)
 	struct guest g;
 	uint8_t *smram;
 
-	guest_create(&g, true);
-	smram = smram_create_with(&g, handler);
-	guest_load(&g, plain);
-	guest_mode(&g, 0, GUEST_LONG);
-	guest_ioctl(g.vcpu[0], KVM_SMI, NULL);
+	smram = create_with_smi(&g);
 	for (unsigned i = 0; i < 2; i++) {       /* one waits; in SMM */
 		check(anykvm_ioctl(g.vcpu[0], KVM_SET_MP_STATE, &init) < 0 && errno == EINVAL);
 		check(anykvm_ioctl(g.vcpu[0], KVM_SET_MP_STATE, &sipi) < 0 && errno == EINVAL);

@@ -153,20 +153,7 @@ static void test_checks(void)
 	}
 }
 
-static void test_not_offered(void)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		struct hv h;
-
-		params.spp = i != 0;
-		if (i == 1)
-			hv_narrow(0x48b, (uint64_t)SECONDARY_SPP << 32);
-		hv_create_with(&h, HV_WITH_EPT, store1, (struct hv_controls){ 0 });
-		hv_check_refused(&h, SECONDARY_EPT | SECONDARY_SPP, F_sppt_pointer);
-		hv_destroy(&h);
-	}
-	params.spp = true;
-}
+static void test_not_offered(void) { hv_check_not_offered(&params.spp, SECONDARY_SPP, F_sppt_pointer, store1); }
 
 static const struct test tests[] = {
 	{ "parts of a page", test_parts },

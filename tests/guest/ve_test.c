@@ -151,20 +151,7 @@ static void test_checks(void)
 	}
 }
 
-static void test_not_offered(void)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		struct hv h;
-
-		params.ept_ve = i != 0;
-		if (i == 1)
-			hv_narrow(0x48b, (uint64_t)SECONDARY_EPT_VE << 32);
-		hv_create_with(&h, HV_WITH_EPT, access, (struct hv_controls){ 0 });
-		hv_check_refused(&h, SECONDARY_EPT | SECONDARY_EPT_VE, F_ve_info_address);
-		hv_destroy(&h);
-	}
-	params.ept_ve = true;
-}
+static void test_not_offered(void) { hv_check_not_offered(&params.ept_ve, SECONDARY_EPT_VE, F_ve_info_address, access); }
 
 static const struct test tests[] = {
 	{ "delivered to the guest", test_delivered },
