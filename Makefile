@@ -74,6 +74,8 @@ $(BUILD)/guest-i386/l1.cpio: scripts/guest-images.sh demo/l1-init demo/l2-init d
 # ---- tests ----
 UNIT_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*_test.c))
 GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
+# Clients of their own, for `anykvm run`.
+SHIM_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/shim/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
 BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm smp l1-32 depth3 depth3-no-shadow
@@ -87,13 +89,18 @@ $(UNIT_TESTS) $(GUEST_TESTS): $(BUILD)/%: %.c $(BUILD)/libanykvm-core.a
 $(UNIT_TESTS) $(GUEST_TESTS): tests/tap.c
 $(GUEST_TESTS): tests/guest/guest.c
 
+$(SHIM_TESTS): $(BUILD)/%: %.c tests/shim/client.c tests/tap.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c,$^)
+
 -include tests/*/*.mk bench/*.mk
-tests: $(UNIT_TESTS) $(GUEST_TESTS) $(INSN_TEST) $(BENCH)/exits
+tests: $(UNIT_TESTS) $(GUEST_TESTS) $(SHIM_TESTS) $(INSN_TEST) $(BENCH)/exits
 INSN_CHECK = $(strip $(wildcard tests/insn/check.sh) $(INSN_TEST))
 
 check: all images tests
 	-@$(MAKE) -s images-i386
 	@tests/run.sh '$(MAKE) -s check-headers' tests/cli/cli_test.sh tests/cli/perf_test.sh tests/cli/stat_test.sh $(UNIT_TESTS) $(GUEST_TESTS) \
+		$(SHIM_TESTS:%='./anykvm run -- %') \
 		$(ENGINE_PATHS:%='tests/guest/under.sh engine.%') $(if $(INSN_CHECK),'$(INSN_CHECK)') \
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \

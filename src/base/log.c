@@ -9,9 +9,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 #include "base/log.h"
+#include "base/syscall.h"
 
 enum { LINE_MAX_BYTES = 1024, XSAVE_HEADER = 512, XSAVE_ALIGN = 64 };
 
@@ -63,8 +63,7 @@ static void write_line(int fd, const char *head, const char *fmt, va_list ap)
 		l.len = sizeof(l.text) - 2;
 	if (!l.len || l.text[l.len - 1] != '\n')
 		l.text[l.len++] = '\n';
-	if (write(fd, l.text, l.len) < 0)
-		return;                          /* nowhere left to complain */
+	raw_syscall(SYS_write, fd, (long)l.text, (long)l.len, 0, 0, 0);  /* libc's write() is a cancellation point */
 }
 
 /* Bytes of a standard-format XSAVE image with everything that the system has enabled. */
@@ -148,7 +147,7 @@ void trace_write(enum trace_topic topic, const char *fmt, ...)
 	to = append(to, end, "[");
 	to = append_uint(to, end, now / 1000);
 	to = append(to, end, " ");
-	to = append_uint(to, end, (unsigned long)syscall(SYS_gettid));
+	to = append_uint(to, end, (unsigned long)raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0));
 	to = append(to, end, "] ");
 	to = append(to, end, trace_topic_names[topic]);
 	append(to, end, ": ");
@@ -204,10 +203,10 @@ uint32_t trace_topics_parse(const char *list, char *bad, size_t cap)
 static void open_trace_file(const char *path)
 {
 	/* Raw, because the library's own open() stands before libc's. */
-	int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	int fd = (int)raw_syscall(SYS_openat, AT_FDCWD, (long)path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644, 0, 0);
 
 	if (fd < 0)
-		log_warn("cannot open trace file %s (ANYKVM_TRACE_FILE): %s; tracing to stderr", path, strerror(errno));
+		log_warn("cannot open trace file %s (ANYKVM_TRACE_FILE): %s; tracing to stderr", path, strerror(-fd));
 	else
 		trace_fd = fd;
 }

@@ -8,10 +8,10 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 #include "base/log.h"
 #include "base/params.h"
+#include "base/syscall.h"
 
 #define PARAM_BOOL(field, name, dflt, text) .field = dflt,
 #define PARAM_UINT(field, name, dflt, text) .field = dflt,
@@ -223,15 +223,15 @@ bool params_set_modprobe(const char *path, char *why, size_t cap)
 	ssize_t got, len = 0;
 	bool good = true;
 	/* Raw, because the library's own open() stands before libc's. */
-	int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+	int fd = (int)raw_syscall(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
 
 	if (fd < 0) {
-		snprintf(why, cap, "cannot open %s: %s", path, strerror(errno));
+		snprintf(why, cap, "cannot open %s: %s", path, strerror(-fd));
 		return false;
 	}
 	while (len < (ssize_t)sizeof(text) - 1 && (got = read(fd, text + len, sizeof(text) - 1 - (size_t)len)) > 0)
 		len += got;
-	syscall(SYS_close, fd);
+	raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
 	text[len] = 0;
 	for (char *line = text, *end; line; line = end) {
 		end = strchr(line, '\n');

@@ -5,7 +5,7 @@
 #include "kvm/api.h"
 #include "kvm/ioctl.h"
 #include "kvm/objects.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 
 enum { RING_PAGE = 2 };                  /* of a vCPU's mapping: the VM's coalesced ring */
 

@@ -25,8 +25,14 @@ void *anykvm_mmap(void *addr, size_t length, int prot, int flags, int fd, int64_
 void anykvm_closing(int fd);
 /* In a forked child: every object answers EIO. */
 void anykvm_forked(void);
-/* A signal handler is about to run on a thread inside KVM_RUN: KVM_RUN ends with EINTR. Async-signal-safe. */
-void anykvm_signal_seen(void);
+/*
+ * In a signal handler, on a thread inside one of these calls: the signal is to be sent again once the call is over.
+ * *mask, to which the handler will return, becomes one that blocks what can wait; KVM_RUN ends with EINTR at its
+ * next turn, or at its first if it has not begun.
+ */
+void anykvm_signal_waits(uint64_t *mask);
+/* The call is over: the mask from before it returns, unless no signal waited. What waits comes in here. */
+void anykvm_signals_return(void);
 /* SIGSEGV, SIGBUS, SIGFPE, SIGILL: true if it was ours and is dealt with. */
 bool anykvm_signal(int signo, void *siginfo, void *ucontext);
 

@@ -6,7 +6,7 @@
 #include <time.h>
 #include "kvm/ioctl.h"
 #include "kvm/lifecycle.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 
 #define NS_PER_S 1000000000ull
 #define MEASURE_NS 20000000

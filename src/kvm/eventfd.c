@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include "kvm/eventfd.h"
 #include "kvm/ioctl.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 
 /* ---- descriptors ---- */
 

@@ -7,7 +7,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 #include "kvm/ioctl.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 
 enum copy { COPY_NONE, COPY_VALUE, COPY_IN, COPY_OUT, COPY_INOUT, COPY_USER };
 

@@ -20,7 +20,7 @@
 #include "kvm/eventfd.h"
 #include "kvm/ioctl.h"
 #include "kvm/sigmask.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 
 enum { EVENTS_AT_ONCE = 16 };
 

@@ -15,7 +15,8 @@
  * with the last reference the VM goes, and the vCPUs with it.
  *
  * The kernel keeps a VM in the process that made it; after fork() the child's
- * copies answer EIO and take nothing down.
+ * copies answer EIO and take nothing down. A child of vfork() closes its own
+ * descriptors only, while the table is its parent's, so it is left alone.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -26,7 +27,7 @@
 #include "kvm/api.h"
 #include "kvm/lifecycle.h"
 #include "kvm/objects.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 
 /* Larger than any position that a file comes to by being used. */
 #define STAMP_BASE (INT64_MAX - (int64_t)(BIT(61) - 1))
@@ -35,6 +36,7 @@ static struct object *stamped[64];       /* by stamp; an object may have lost it
 static struct object *objects[64];
 static _Atomic unsigned object_count;
 static struct lock table_lock;
+static pid_t owner;                      /* the process that the table is about */
 
 void vm_get(struct vm *vm)
 {
@@ -144,6 +146,7 @@ int object_create(enum object_kind kind, void *object, struct vm *vm, int memfd,
 	if (vm)
 		vm_get(vm);
 	lock_take(&table_lock);
+	owner = getpid();
 	if (o->stamp)
 		*stamp_place(o->stamp) = o;
 	o->next = *bucket(o->ino);
@@ -195,7 +198,7 @@ void anykvm_closing(int fd)
 	struct stat st;
 	struct object *o;
 
-	if (!anykvm_owns(fd) || fd_identity(fd, &st) < 0 || has_duplicate(fd, &st))
+	if (getpid() != owner || !anykvm_owns(fd) || fd_identity(fd, &st) < 0 || has_duplicate(fd, &st))
 		return;
 	o = object_remove(&st);
 	if (!o)
@@ -207,6 +210,7 @@ void anykvm_closing(int fd)
 void anykvm_forked(void)
 {
 	table_lock = (struct lock){ 0 };         /* its holder may have stayed behind in the parent */
+	owner = getpid();
 	for (unsigned i = 0; i < ARRAY_SIZE(objects); i++)
 		for (struct object *o = objects[i]; o; o = o->next)
 			o->foreign = o->kind != OBJECT_system;

@@ -21,7 +21,7 @@
 
 static __thread struct vcpu *running_vcpu;
 
-void anykvm_signal_seen(void)
+void run_interrupt(void)
 {
 	struct vcpu *v = running_vcpu;
 
@@ -323,7 +323,6 @@ static void report(struct vcpu *v)
 
 long kvm_vcpu_run(struct vcpu *v)
 {
-	uint64_t mask = 0;
 	int r;
 
 	v->ran = true;
@@ -332,11 +331,13 @@ long kvm_vcpu_run(struct vcpu *v)
 	sigmask_allow_faults();
 	atomic_store(&v->signal_seen, false);
 	running_vcpu = v;
+	if (sigmask_signal_waits())              /* since before there was a vCPU to tell */
+		run_interrupt();
 	if (v->sigmask_set)
-		mask = sigmask_set(sigmask_without_faults(v->sigmask));
+		sigmask_enter_run(v->sigmask);
 	r = run_checked(v);
 	if (v->sigmask_set)
-		sigmask_set(mask);
+		sigmask_leave_run();
 	running_vcpu = NULL;
 	report(v);
 	if (r == RUN_EXIT || r == -EINTR)

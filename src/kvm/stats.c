@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "kvm/lifecycle.h"
-#include "kvm/syscall.h"
+#include "base/syscall.h"
 #include "kvm/vcpu.h"
 
 enum { NAME_SIZE = 48, VCPU_STATS = STAT_LEVELS * STAT_COUNT };

@@ -40,7 +40,7 @@ struct vcpu {
 
 	/* The vCPU half's own. */
 	_Atomic bool sleeping;           /* in futex_wait(&wake) */
-	_Atomic bool signal_seen;        /* a signal handler ran on this vCPU's thread since KVM_RUN began */
+	_Atomic bool signal_seen;        /* a signal waits for the end of KVM_RUN */
 	_Atomic uint64_t timer_ns;       /* wake-up for nested VMX's preemption timer, CLOCK_MONOTONIC; UINT64_MAX: none */
 	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
 	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */

@@ -10,7 +10,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 #include "shim/shim.h"
 
@@ -237,21 +236,14 @@ EXPORT void closefrom(int first)
 	REAL(closefrom)(first);
 }
 
-/* The descriptor that a dup2() which will succeed is about to close. */
-static void overwriting(int from, int to)
-{
-	if (from != to && shim_owns(to) && syscall(SYS_fcntl, from, F_GETFD) >= 0)
-		shim_closing(to);
-}
-
 EXPORT int dup2(int from, int to)
 {
-	overwriting(from, to);
+	shim_overwriting(from, to);
 	return REAL(dup2)(from, to);
 }
 
 EXPORT int dup3(int from, int to, int flags)
 {
-	overwriting(from, to);
+	shim_overwriting(from, to);
 	return REAL(dup3)(from, to, flags);
 }

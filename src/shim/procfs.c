@@ -8,10 +8,10 @@
 #include <limits.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "base/params.h"
+#include "base/syscall.h"
 #include "shim/shim.h"
 
 #define PARAM_DIR "/sys/module/kvm_intel/parameters"
@@ -163,7 +163,7 @@ static int describe(const struct name *n, struct stat *st)
 
 	if (n->kind == NAME_ABSENT)
 		return fail(ENOENT);
-	if (syscall(SYS_newfstatat, AT_FDCWD, looks[n->kind].like, st, 0) < 0)
+	if (raw_syscall(SYS_newfstatat, AT_FDCWD, (long)looks[n->kind].like, (long)st, 0, 0, 0) < 0)
 		return -1;
 	st->st_mode = looks[n->kind].mode;
 	st->st_ino = looks[n->kind].ino;

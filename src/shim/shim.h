@@ -29,7 +29,20 @@ void *shim_find(const char *name);
 
 extern _Atomic bool shim_used;                  /* the client has opened /dev/kvm: descriptors may be ours */
 extern _Thread_local int shim_inside;           /* > 0: the library's own code runs in this thread */
-extern _Thread_local bool shim_in_run;          /* inside KVM_RUN */
+
+/*
+ * Around the library's own code. Handlers of the client and cancellation wait until its end, as they wait for the end of
+ * a system call: they may never return (longjmp(), pthread_exit()), or call what is interposed here.
+ */
+static inline void shim_enter(void)
+{
+	shim_inside++;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+void shim_leave(void);
+/* The same where libc's cancellation points may be met on the way. Returns what to give shim_leave_slowly(). */
+int shim_enter_slowly(void);
+void shim_leave_slowly(int cancel_state);
 
 /* descriptors.c */
 int shim_open_kvm(int flags);
@@ -40,6 +53,7 @@ int shim_ioctl(int fd, unsigned long request, void *arg);
 void *shim_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
 void shim_closing(int fd);                      /* keeps errno */
 void shim_closing_range(unsigned first, unsigned last);
+void shim_overwriting(int from, int to);        /* before dup2(from, to) */
 
 /*
  * procfs.c: names that mean something else here. Each returns true if the name
@@ -53,5 +67,7 @@ bool shim_access(int dirfd, const char *path, int mode, int *result);
 /* signals.c */
 void signals_take_over(void);                   /* idempotent; at the first open of /dev/kvm */
 void signals_enter_run(void);                   /* this thread is about to enter KVM_RUN */
+/* If libc has installed its handler for pthread_cancel(), ours goes before it. Idempotent. */
+void signals_take_over_cancel(void);
 
 #endif

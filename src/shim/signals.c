@@ -5,8 +5,10 @@
  *   handler stays installed for these four; what the client sets is kept here
  *   and gets what is not ours. They are never really blocked in a thread that
  *   runs KVM_RUN, because a blocked fault kills the process.
- * - Any other handler of the client's that runs on a thread inside KVM_RUN ends
- *   it with EINTR. Such handlers are entered through run_handler().
+ * - Any other handler of the client's, and libc's for pthread_cancel(), waits for
+ *   the end of the library's code, as the kernel runs handlers when a system call
+ *   is over: the signal is sent again, blocked until then. KVM_RUN ends with EINTR.
+ *   So do the four when somebody sent them, but unblocked, and kept here.
  *
  * Everything is passed on to libc until the client first opens /dev/kvm.
  *
@@ -16,13 +18,13 @@
  * goes back to SIG_DFL, since a handler may be on its way then.
  */
 #include <pthread.h>
-#include <sys/syscall.h>
 #include <sys/ucontext.h>
 #include <unistd.h>
+#include "base/syscall.h"
 #include "kvm/api.h"
 #include "shim/shim.h"
 
-enum { SIGNALS = 65, KERNEL_SIGSET = 8 };
+enum { SIGNALS = 65, KERNEL_SIGSET = 8, SIGCANCEL = 32 };
 
 #define SYNC_MASK (BIT(SIGSEGV - 1) | BIT(SIGBUS - 1) | BIT(SIGFPE - 1) | BIT(SIGILL - 1))
 
@@ -39,6 +41,10 @@ static struct {
 /* Threads that have been in KVM_RUN: which of the four the client believes to be blocked. */
 static _Thread_local bool runs_kvm;
 static _Thread_local uint64_t believed_blocked;
+
+/* Those of the four that somebody sent while the library's code ran. */
+static _Thread_local volatile uint32_t sync_kept;
+static _Thread_local siginfo_t sync_kept_info[16];
 
 /* glibc declares these as deprecated, or only for old standards. */
 sighandler_t bsd_signal(int sig, sighandler_t handler);
@@ -75,7 +81,7 @@ static bool is_function(const struct sigaction *act)
 
 static void kernel_mask(int how, const uint64_t *set, uint64_t *old)
 {
-	syscall(SYS_rt_sigprocmask, how, set, old, KERNEL_SIGSET);
+	raw_syscall(SYS_rt_sigprocmask, how, (long)set, (long)old, KERNEL_SIGSET, 0, 0);
 }
 
 static uint64_t tables_lock(void)
@@ -93,19 +99,44 @@ static void tables_unlock(uint64_t old)
 	kernel_mask(SIG_SETMASK, &old, NULL);
 }
 
-/* Calls the client's handler. It may well not return, so nothing may be held. */
+/* Only a fault in the library's code finds it inside; the handler may well not return. */
 static void run_handler(handler_fn *handler, int sig, siginfo_t *info, void *context)
 {
 	int inside = shim_inside;
-	bool in_run = shim_in_run;
 
-	if (in_run)
-		anykvm_signal_seen();
 	shim_inside = 0;
-	shim_in_run = false;
 	handler(sig, info, context);
 	shim_inside = inside;
-	shim_in_run = in_run;
+}
+
+static void send_again(int sig, siginfo_t *info)
+{
+	raw_syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, (long)info, 0, 0);
+}
+
+/* KVM_RUN ends, and when the handler that is running has returned, this thread takes none but the four. */
+static void wait_for_leave(ucontext_t *context)
+{
+	uint64_t mask;
+
+	memcpy(&mask, &context->uc_sigmask, sizeof(mask));
+	anykvm_signal_waits(&mask);
+	memcpy(&context->uc_sigmask, &mask, sizeof(mask));
+}
+
+void shim_leave(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	if (--shim_inside)
+		return;
+	atomic_signal_fence(memory_order_seq_cst);
+	anykvm_signals_return();
+	while (unlikely(sync_kept)) {
+		int sig = __builtin_ctz(sync_kept);
+
+		sync_kept &= ~(1u << sig);
+		send_again(sig, &sync_kept_info[sig]);
+	}
 }
 
 /* Alignment checking is a guest's affair. */
@@ -117,13 +148,42 @@ static void clear_alignment_check(void)
 		__builtin_ia32_writeeflags_u64(flags & ~(1ul << 18));
 }
 
+/* Sent again, it is blocked: by the handler's own mask first. */
+static void keep_async_signal(int sig, siginfo_t *info)
+{
+	uint64_t itself = BIT(sig - 1);
+
+	if (atomic_load(&handlers[sig].flags) & SA_NODEFER)
+		kernel_mask(SIG_BLOCK, &itself, NULL);
+	send_again(sig, info);
+}
+
+/* The kernel would have done that when the signal came the first time. */
+static void reset_if_for_one_use(int sig)
+{
+	struct sigaction act = { .sa_handler = SIG_DFL };
+
+	if (atomic_load(&handlers[sig].flags) & SA_RESETHAND)
+		libc_sigaction(sig, &act, NULL);
+}
+
 static void async_handler(int sig, siginfo_t *info, void *context)
 {
 	handler_fn *handler = atomic_load(&handlers[sig].handler);
 
 	clear_alignment_check();
-	if (handler)
-		run_handler(handler, sig, info, context);
+	if (shim_inside) {
+		wait_for_leave(context);
+		keep_async_signal(sig, info);
+	} else if (handler) {
+		reset_if_for_one_use(sig);
+		handler(sig, info, context);
+	}
+}
+
+static bool was_sent(int sig, const siginfo_t *info)
+{
+	return info->si_code <= 0 || (sig == SIGBUS && info->si_code == BUS_MCEERR_AO);
 }
 
 /*
@@ -136,8 +196,8 @@ static void die(int sig, siginfo_t *info)
 	struct sigaction act = { .sa_handler = SIG_DFL };
 
 	libc_sigaction(sig, &act, NULL);
-	if (info->si_code <= 0 || (sig == SIGBUS && info->si_code == BUS_MCEERR_AO))
-		syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), sig, info);
+	if (was_sent(sig, info))
+		send_again(sig, info);
 }
 
 /* What the client wants done. Takes away its handler if that is for one use only. */
@@ -171,12 +231,23 @@ static void client_sync_signal(int sig, siginfo_t *info, ucontext_t *context)
 	run_handler((handler_fn *)act.sa_sigaction, sig, info, context);
 }
 
+/* Until shim_leave(); one of a number, as the kernel keeps them. */
+static void keep_sync_signal(int sig, siginfo_t *info, ucontext_t *context)
+{
+	if (!(sync_kept & 1u << sig))
+		sync_kept_info[sig] = *info;
+	sync_kept |= 1u << sig;
+	wait_for_leave(context);
+}
+
 static void sync_handler(int sig, siginfo_t *info, void *context)
 {
 	int saved = errno;
 
 	clear_alignment_check();
-	if (!anykvm_signal(sig, info, context))
+	if (was_sent(sig, info) && shim_inside)
+		keep_sync_signal(sig, info, context);
+	else if (!anykvm_signal(sig, info, context))
 		client_sync_signal(sig, info, context);
 	errno = saved;
 }
@@ -205,7 +276,7 @@ static int async_sigaction(int sig, const struct sigaction *act, struct sigactio
 			atomic_store(&handlers[sig].handler, (handler_fn *)act->sa_sigaction);
 			atomic_store(&handlers[sig].flags, act->sa_flags);
 			kernel.sa_sigaction = async_handler;
-			kernel.sa_flags |= SA_SIGINFO;
+			kernel.sa_flags = (act->sa_flags | SA_SIGINFO) & ~SA_RESETHAND;
 		}
 	}
 	ret = libc_sigaction(sig, act ? &kernel : NULL, &kernel_old);
@@ -218,7 +289,7 @@ static int async_sigaction(int sig, const struct sigaction *act, struct sigactio
 		*old = kernel_old;
 		if (kernel_old.sa_sigaction == async_handler) {
 			old->sa_sigaction = was;
-			old->sa_flags = (old->sa_flags & ~SA_SIGINFO) | (was_flags & SA_SIGINFO);
+			old->sa_flags = (old->sa_flags & ~SA_SIGINFO) | (was_flags & (SA_SIGINFO | SA_RESETHAND));
 		}
 	}
 	return ret;
@@ -280,6 +351,30 @@ void signals_take_over(void)
 		libc_pthread_sigmask(SIG_BLOCK, NULL, NULL);
 		libc_sigprocmask(SIG_BLOCK, NULL, NULL);
 		atomic_store(&taken_over, true);
+	}
+	tables_unlock(mask);
+}
+
+/* libc's sigaction() refuses its own signals, so this is the kernel's, whose restorer stays libc's. */
+struct kernel_sigaction {
+	handler_fn *handler;
+	unsigned long flags;
+	void *restorer;
+	uint64_t mask;
+};
+
+void signals_take_over_cancel(void)
+{
+	struct kernel_sigaction act;
+	uint64_t mask;
+
+	if (!atomic_load(&taken_over))
+		return;
+	mask = tables_lock();
+	if (!raw_syscall(SYS_rt_sigaction, SIGCANCEL, 0, (long)&act, KERNEL_SIGSET, 0, 0) && act.handler && act.handler != async_handler) {
+		atomic_store(&handlers[SIGCANCEL].handler, act.handler);
+		act.handler = async_handler;
+		raw_syscall(SYS_rt_sigaction, SIGCANCEL, (long)&act, 0, KERNEL_SIGSET, 0, 0);
 	}
 	tables_unlock(mask);
 }

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
+#include "base/syscall.h"
 #include "xlat/internal.h"
 
 enum { LINE = 96 };
@@ -67,7 +68,7 @@ static uint32_t put_line(char *line, char *end)
 {
 	*end++ = '\n';
 	uint64_t at = atomic_fetch_add(&map_end, end - line);
-	return at < UINT32_MAX && pwrite(map_fd, line, end - line, at) == end - line ? at + 1 : 0;
+	return at < UINT32_MAX && raw_syscall(SYS_pwrite64, map_fd, (long)line, end - line, (long)at, 0, 0) == end - line ? at + 1 : 0;
 }
 
 static const char *privilege(uint32_t mode)
@@ -100,8 +101,7 @@ void perfmap_forget(const struct engine *en, const struct block *b)
 	/* As long as its line: the level is one digit either way. */
 	size_t len = put_block(en, line, b) - line;
 	memset(blank, '\n', len);
-	if (pwrite(map_fd, blank, len, b->perf_line - 1) < 0)
-		return;                                          /* a wrong name at worst */
+	raw_syscall(SYS_pwrite64, map_fd, (long)blank, (long)len, (long)b->perf_line - 1, 0, 0);  /* without it, a wrong name at worst */
 }
 
 void perfmap_stub(const struct engine *en, const char *name, const uint8_t *rw, const uint8_t *end)

@@ -38,9 +38,14 @@ static unsigned threads(unsigned expected)
 
 /* ---- requests ---- */
 
-static void on_signal(int signo)
+/* The shim's part. */
+static void on_signal(int signo, siginfo_t *info, void *context)
 {
-	anykvm_signal_seen();            /* the shim's part */
+	uint64_t mask;
+
+	memcpy(&mask, &((ucontext_t *)context)->uc_sigmask, sizeof(mask));
+	anykvm_signal_waits(&mask);
+	memcpy(&((ucontext_t *)context)->uc_sigmask, &mask, sizeof(mask));
 }
 
 static void try_all(int fd, void *arg)
@@ -98,11 +103,12 @@ static void test_requests(void)
 	g.run[0]->immediate_exit = 1;
 	anykvm_ioctl(g.vcpu[0], KVM_RUN, NULL);
 	/* Whatever state that has left can be run. */
-	signal(SIGALRM, on_signal);
+	sigaction(SIGALRM, &(struct sigaction){ .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO }, NULL);
 	for (int i = 0; i < 20; i++) {
 		g.run[0]->immediate_exit = 0;
 		ualarm(20000, 0);
 		anykvm_ioctl(g.vcpu[0], KVM_RUN, NULL);
+		anykvm_signals_return();
 	}
 	signal(SIGALRM, SIG_DFL);
 	alarm(300);
@@ -351,7 +357,7 @@ static void test_nothing_left(void)
 	unsigned fds = count_dir("/proc/self/fd"), tasks = threads(3);
 	struct guest g;
 
-	signal(SIGUSR1, on_signal);
+	sigaction(SIGUSR1, &(struct sigaction){ .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO }, NULL);
 	for (int round = 0; round < 30; round++) {
 		pthread_t thread;
 		void *why;

@@ -2,8 +2,8 @@
  * System calls made without libc: the shim interposes libc's names, and code
  * inside KVM_RUN must not depend on what they do to vector registers.
  */
-#ifndef ANYKVM_SYSCALL_H
-#define ANYKVM_SYSCALL_H
+#ifndef ANYKVM_BASE_SYSCALL_H
+#define ANYKVM_BASE_SYSCALL_H
 
 #include <sys/syscall.h>
 
