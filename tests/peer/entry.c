@@ -5,6 +5,23 @@
  */
 #include "fuzz.h"
 
+enum { DPL = 3 << 5, CODE = 0x18, BS = 1 << 14, TF = 1 << 8, BTF = 2, HLT = 1 };
+
+/*
+ * What Bochs 2.7 does not check is set right: of an unrestricted guest, the DPL of SS if CS holds code; of a guest that
+ * halts, whether a single step is pending.
+ */
+static void unchecked_by_bochs(void)
+{
+	uint64_t cs = field(F_guest_cs_ar_bytes), ss = field(F_guest_ss_ar_bytes), pending = field(F_guest_pending_dbg_exceptions);
+	bool steps = (field(F_guest_rflags) & TF) && !(field(F_guest_ia32_debugctl) & BTF);
+
+	if ((field(F_secondary_vm_exec_control) & SECONDARY_UNRESTRICTED) && (cs & CODE) == CODE)
+		vmwrite(F_guest_ss_ar_bytes, (ss & ~DPL) | (cs & DPL));
+	if (field(F_guest_activity_state) == HLT)
+		vmwrite(F_guest_pending_dbg_exceptions, (pending & ~BS) | (steps ? BS : 0));
+}
+
 void entry_case(struct peer_case *c, bool *launched)
 {
 	uint64_t rip_flips = 0, gpr[16] = { 0 };
@@ -17,5 +34,6 @@ void entry_case(struct peer_case *c, bool *launched)
 		state_mutate(chance, &m, &rip_flips);
 		c->mutation[i].field = m.field, c->mutation[i].how = m.how, c->mutation[i].value = m.value;
 	}
+	unchecked_by_bochs();
 	case_enter(c, launched, rip_flips, gpr);
 }

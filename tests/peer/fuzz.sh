@@ -35,8 +35,8 @@ RC
 
 echo c >"$work/continue"               # Debian's Bochs is the debugger
 in_bochs() { timeout 300 script -qec "bochs -q -f $work/bochsrc -rc $work/continue" "$work/bochs.tty" >/dev/null 2>&1 </dev/null; }
-in_anykvm() {
-	timeout 300 ./anykvm run -- qemu-system-x86_64 -accel kvm -cpu host -m 128 -nodefaults -no-user-config -display none -no-reboot \
+in_anykvm() {                          # with the physical addresses of Bochs
+	timeout 300 ./anykvm run -- qemu-system-x86_64 -accel kvm -cpu host,host-phys-bits=off,phys-bits=40 -m 128 -nodefaults -no-user-config -display none -no-reboot \
 		-drive "file=$work/anykvm.img,format=raw,if=ide" -device isa-debug-exit,iobase=0xf4 >"$work/anykvm.log" 2>&1 </dev/null
 }
 

@@ -7,7 +7,7 @@ $(PEER)/boot.bin: tests/peer/boot.S tests/peer/layout.h
 	@mkdir -p $(@D)
 	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-Ttext=0x7c00 -Wl,--oformat=binary -o $@ $<
 
-$(PEER)/guest.bin: $(addprefix tests/peer/,main.c machine.c state.c compare.c entry.c mutate.c intercept.c) tests/peer/guest.ld $(wildcard tests/peer/*.h src/x86/*.h src/x86/*.def)
+$(PEER)/guest.bin: $(addprefix tests/peer/,main.c machine.c state.c compare.c entry.c mutate.c intercept.c code.c) tests/peer/guest.ld $(wildcard tests/peer/*.h src/x86/*.h src/x86/*.def)
 	@mkdir -p $(@D)
 	$(CC) $(PEER_CFLAGS) -Wl,-T,tests/peer/guest.ld -o $@ $(filter %.c,$^)
 
