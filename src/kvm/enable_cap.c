@@ -87,7 +87,7 @@ static int user_space_msr(struct vm *vm, uint64_t arg)
 
 static int max_vcpu_id(struct vm *vm, uint64_t arg)
 {
-	if (!arg || arg > ARRAY_SIZE(vm->by_id) || (vm->max_vcpu_id && vm->max_vcpu_id != arg))
+	if (!arg || arg < vm->bsp_id || arg > ARRAY_SIZE(vm->by_id) || (vm->max_vcpu_id && vm->max_vcpu_id != arg))
 		return -EINVAL;
 	vm->max_vcpu_id = arg;
 	return 0;

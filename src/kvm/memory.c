@@ -41,6 +41,14 @@ long vm_set_user_memory_region(struct vm *vm, const struct kvm_userspace_memory_
 	return ret;
 }
 
+/* KVM_MEM_GUEST_MEMFD is a flag that no slot can have; without it the fields after the first five say nothing. */
+long vm_set_user_memory_region2(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+{
+	return vm_set_user_memory_region(vm, &(struct kvm_userspace_memory_region){
+		.slot = r->slot, .flags = r->flags, .guest_phys_addr = r->guest_phys_addr, .memory_size = r->memory_size,
+		.userspace_addr = r->userspace_addr });
+}
+
 static bool any_set(const uint64_t *bits, size_t bytes)
 {
 	for (size_t i = 0; i < bytes / 8; i++)

@@ -150,13 +150,15 @@ long vm_set_identity_map_addr(struct vm *vm, const uint64_t *addr)
 
 long vm_set_boot_cpu_id(struct vm *vm, unsigned long id)
 {
-	long r = -EBUSY;
+	long r = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	if (!atomic_load(&vm->nvcpus)) {
+	if (atomic_load(&vm->nvcpus))
+		r = -EBUSY;
+	else if (id > ARRAY_SIZE(vm->by_id) || (vm->max_vcpu_id && id > vm->max_vcpu_id))
+		r = -EINVAL;
+	else
 		vm->bsp_id = id;
-		r = 0;
-	}
 	pthread_mutex_unlock(&vm->lock);
 	return r;
 }

@@ -2,10 +2,10 @@
 #ifndef ANYKVM_VM_H
 #define ANYKVM_VM_H
 
-#include <linux/kvm.h>
 #include <pthread.h>
 #include "cpu/cpu.h"
 #include "irqchip/irqchip.h"
+#include "kvm/uapi.h"
 #include "mem/mem.h"
 #include "vmx/vmx.h"
 

@@ -3,7 +3,6 @@
  * on, through the same calls that the shim makes. Prints TAP.
  */
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "kvm/api.h"
+#include "kvm/uapi.h"
 #include "../tap.h"
 
 /* kvm/vm.h has it, but cannot be included beside <signal.h>. */
@@ -179,11 +179,43 @@ static void test_memory(void)
 	munmap(ram, 1 << 20);
 }
 
+/* The wider form, without guest_memfd. */
+static void test_memory2(void)
+{
+	void *ram = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct kvm_userspace_memory_region2 r = { .slot = 3, .memory_size = 1 << 20, .userspace_addr = (uintptr_t)ram, .flags = 1 << 2 };
+	struct kvm_userspace_memory_region same = { .slot = 4, .memory_size = 1 << 20, .userspace_addr = (uintptr_t)ram };
+	uint64_t bits[4];
+	struct kvm_dirty_log log = { .slot = 3, .dirty_bitmap = bits };
+
+	vm_fresh();
+	check(value(vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY2) == 1);
+	check(call(vm, KVM_SET_USER_MEMORY_REGION2, &r) == -EINVAL && call(vm, KVM_SET_USER_MEMORY_REGION2, (void *)16) == -EFAULT);
+	r.flags = 1;
+	r.guest_memfd = 77;
+	check(call(vm, KVM_SET_USER_MEMORY_REGION2, &r) == 0 && call(vm, KVM_GET_DIRTY_LOG, &log) == 0);
+	check(call(vm, KVM_SET_USER_MEMORY_REGION, &same) == -EEXIST);
+	r.memory_size = 0;
+	check(call(vm, KVM_SET_USER_MEMORY_REGION2, &r) == 0 && call(vm, KVM_SET_USER_MEMORY_REGION, &same) == 0);
+	munmap(ram, 1 << 20);
+}
+
 static int enable(uint32_t cap, uint64_t arg, uint32_t flags)
 {
 	struct kvm_enable_cap c = { .cap = cap, .flags = flags, .args[0] = arg };
 
 	return call(vm, KVM_ENABLE_CAP, &c);
+}
+
+/* The bootstrap processor is one of those that KVM_CAP_MAX_VCPU_ID lets be made. */
+static void test_boot_cpu(void)
+{
+	vm_fresh();
+	check(value(vm, KVM_SET_BOOT_CPU_ID, 100000) == -EINVAL && value(vm, KVM_SET_BOOT_CPU_ID, 2) == 0);
+	check(enable(KVM_CAP_MAX_VCPU_ID, 1, 0) == -EINVAL && enable(KVM_CAP_MAX_VCPU_ID, 2, 0) == 0);
+	check(value(vm, KVM_SET_BOOT_CPU_ID, 3) == -EINVAL && value(vm, KVM_CREATE_VCPU, 2) == -EINVAL);
+	check(value(vm, KVM_CREATE_VCPU, 1ul << 32) == -EINVAL && value(vm, KVM_CREATE_VCPU, 1) >= 0);
+	check(value(vm, KVM_SET_BOOT_CPU_ID, 1) == -EBUSY);
 }
 
 static void test_enable_cap(void)
@@ -463,6 +495,8 @@ static const struct test tests[] = {
 	{ "msr lists", test_msr_lists },
 	{ "device attr", test_device_attr },
 	{ "memory", test_memory },
+	{ "memory, the wider form", test_memory2 },
+	{ "bootstrap processor", test_boot_cpu },
 	{ "enable cap", test_enable_cap },
 	{ "msr filter", test_msr_filter },
 	{ "ioeventfd", test_ioeventfd },
