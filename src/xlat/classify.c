@@ -287,17 +287,27 @@ static void branch_target(struct translation_unit *u, struct xinsn *x)
 	x->target = size == 8 ? t : size == 4 ? (uint32_t)t : (uint16_t)t;
 }
 
-/* A jump out of CS's limit faults at the jump, so its rule looks at it. */
-static bool beyond_limit(const struct translation_unit *u, uint64_t target)
+/*
+ * A jump out of CS's limit faults at the jump, so its rule looks at it. Other
+ * targets are among what the dispatcher compares with the limit of the day
+ * (find_block()); when that is too low, the instructions run one by one.
+ */
+static bool looks_at_limit(struct translation_unit *u, uint64_t target)
 {
-	return !(u->mode & MODE_FLAT) && !code64(u) && target > u->cpu->seg[SEG_CS].limit;
+	if (u->mode & MODE_FLAT || code64(u))
+		return false;
+	if (u->mode & XMODE_ONE || target > u->cpu->seg[SEG_CS].limit)
+		return true;
+	if (target > u->block->reach)
+		u->block->reach = target;
+	return false;
 }
 
 static void classify_direct_jump(struct translation_unit *u, struct xinsn *x)
 {
 	x->kind = KIND_JMP;
 	branch_target(u, x);
-	if (beyond_limit(u, x->target))
+	if (looks_at_limit(u, x->target))
 		set_rule(x, rule_near_jmp, RULE_ENDS);
 }
 
@@ -310,7 +320,7 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 		x->kind = KIND_JCC;
 		x->cc = in->opcode & 15;
 		branch_target(u, x);
-		if (beyond_limit(u, x->target))
+		if (looks_at_limit(u, x->target))
 			set_rule(x, rule_near_jmp, RULE_ENDS);
 		return true;
 	}

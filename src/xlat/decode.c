@@ -97,6 +97,7 @@ void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip)
 	unsigned limit = u->mode & XMODE_ONE ? 1 : params.block_insns < MAX_BLOCK_INSNS ? params.block_insns : MAX_BLOCK_INSNS;
 	uint64_t at = rip;
 	u->count = 0;
+	u->block->reach = 0;
 	while (u->count < (limit ? limit : 1)) {
 		struct xinsn *x = &u->insn[u->count];
 		memset(x, 0, sizeof *x);
@@ -111,5 +112,7 @@ void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip)
 	}
 	u->block->insns = u->count;
 	u->block->length = at - rip;
+	if (u->block->reach < at - 1)
+		u->block->reach = at - 1;
 	unit_check_sti(u);
 }

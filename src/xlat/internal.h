@@ -99,6 +99,7 @@ struct block {
 	uint16_t insns, nmap;
 	uint8_t *indirect_entry;         /* in the writable mapping */
 	uint32_t code_size, perf_line;   /* perf_line: perfmap.c's: where its line is */
+	uint64_t reach;                  /* highest offset into CS that it fetches from, or jumps to without a look at the limit */
 	struct insn_map *map;
 };
 _Static_assert(offsetof(struct block, bytes) == 64, "the hot part is one line");

@@ -118,16 +118,16 @@ static void unpaged_catch_up(struct cpu *cpu)
 
 static bool within_limit(const struct cpu *cpu, const struct block *b)
 {
-	return cpu->mode & MODE_FLAT || cpu_code64(cpu) || b->rip + b->length - 1 <= cpu->seg[SEG_CS].limit;
+	return cpu->mode & MODE_FLAT || cpu_code64(cpu) || b->reach <= cpu->seg[SEG_CS].limit;
 }
 
-/* The block at RIP. One that reaches beyond CS's limit is run as far as the limit goes, one instruction at a time. */
+/* The block at RIP. One that reaches beyond CS's limit, as it is now, is run as far as the limit goes, one instruction at a time. */
 static struct block *find_block(struct cpu *cpu, uint32_t mode)
 {
 	struct block *b = find_any_block(cpu, mode);
 	if (likely(within_limit(cpu, b)))
 		return b;
-	if (b->insns > 1)
+	if (!(mode & XMODE_ONE))
 		b = find_any_block(cpu, mode | XMODE_ONE);
 	if (!within_limit(cpu, b))
 		cpu_raise_gp(cpu);

@@ -194,6 +194,33 @@ static void code_limits(void)
 	      rig->r.rbx = 0xfff0; rig_poke(rig, 0xfff0, 3, 0x8015e9));
 }
 
+/*
+ * Code at 1: that is run in a segment with limit FFFFh first, then (from 2: on, 120h behind) in one whose limit is 80FFh: it
+ * faults there, whatever it was translated for.
+ */
+#define TWO_LIMITS(name, flags, to_first, code, to_second) \
+	CASE_WITH(PROT, name ", then under a lower limit", GP, 0, 32, to_first " .long 0x8000 + 1f - 661b; .word 0x80; " code \
+		"; hlt; .org 661b + 0x120; 2: " to_second " .long 0x8000 + 1b - 661b; .word 0x88", \
+		rig->gdt[FREE / 8] = descriptor(0, 0xffff, 0x9b, flags); rig->gdt[FREE / 8 + 1] = descriptor(0, RIG_CODE + 0xff, 0x9b, flags))
+#define FAR ".byte 0xea;"
+#define FAR_16 ".byte 0x66, 0xea;"
+
+static void lower_limit(void)
+{
+	TWO_LIMITS("JMP", 4, FAR, "1: " AT "jmp 2f", FAR);
+	TWO_LIMITS("JMP behind others", 4, FAR, "1: nop; inc edx; " AT "jmp 2f", FAR);
+	TWO_LIMITS("Jcc", 4, "xor eax, eax;" FAR, "1: " AT "jz 2f", FAR);
+	TWO_LIMITS("Jcc among others", 4, "xor eax, eax;" FAR, "1: inc edx; jz 2f; xor eax, eax; " AT "jz 2f; dec edx", FAR);
+	TWO_LIMITS("JECXZ", 4, "xor ecx, ecx;" FAR, "1: jmp 3f; .org 661b + 0xf0; 3: " AT "jecxz 2f", FAR);
+	TWO_LIMITS("JMP, 16-bit code", 0, FAR, ".code16; 1: " AT "jmp 2f", FAR_16);
+	TWO_LIMITS("Jcc, 16-bit code", 0, "xor eax, eax;" FAR, ".code16; 1: nop; " AT "jz 2f", FAR_16);
+	TWO_LIMITS("on into the limit", 4, FAR, "1: jmp 3f; .org 661b + 0xfe; 3: nop; nop; " AT "nop; jmp 2f", FAR);
+	/* What is not beyond the lower limit goes on. */
+	VALUE(PROT, "JMP within a lower limit", 32, FAR ".long 0x8000 + 1f - 661b; .word 0x80; 1: nop; inc eax; jmp 2f; hlt; 2: cmp eax, 2; je 3f; "
+		FAR ".long 0x8000 + 1b - 661b; .word 0x88; 3: hlt; .org 661b + 0x120", 2,
+		rig->gdt[FREE / 8] = descriptor(0, 0xffff, 0x9b, 4); rig->gdt[FREE / 8 + 1] = descriptor(0, RIG_CODE + 0xff, 0x9b, 4));
+}
+
 /* 16-bit protected code: widths of operands, addresses and stack are three things. */
 static void mixed_widths(void)
 {
@@ -228,6 +255,7 @@ int main(void)
 	alignment();
 	nested();
 	code_limits();
+	lower_limit();
 	mixed_widths();
 	return rig_summary();
 }

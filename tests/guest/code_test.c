@@ -71,6 +71,44 @@ static void test_self_rules(void)
 	guest_destroy(&g);
 }
 
+/* ARPL, at CPL 0 of unpaged protected code: the selector's RPL is raised in the low bits of the next instruction's immediate. */
+GUEST_ASM(self_arpl, 32,
+	"mov $1, %ebx\n"
+	"1: mov %ebx, %edx\n and $3, %edx\n movw $0, 2f - self_arpl_start - 4 + 0x8000\n arpl %dx, 2f - self_arpl_start - 4 + 0x8000\n mov $0, %eax\n"
+	"2: cmp %edx, %eax\n jne 9f\n inc %ebx\n cmp $2000, %ebx\n jb 1b\n 9: hlt\n");
+
+static void test_self_arpl(void)
+{
+	struct guest g;
+
+	guest_create(&g, false);
+	guest_load(&g, self_arpl);
+	guest_mode(&g, 0, GUEST_PROTECTED);
+	check_equal(guest_run(&g, 0), KVM_EXIT_HLT);
+	check_equal(guest_regs(&g, 0).rbx, 2000);
+	guest_destroy(&g);
+}
+
+/* VMREAD of what VMWRITE has just put into the VMCS, to the immediate of the next instruction. */
+GUEST_ASM(self_vmread, 64,
+	"mov %cr4, %rax\n or $0x2000, %rax\n mov %rax, %cr4\n mov $0x3a, %ecx\n mov $5, %eax\n xor %edx, %edx\n wrmsr\n"
+	"mov $0x480, %ecx\n rdmsr\n mov %eax, 0x20000\n mov %eax, 0x21000\n movq $0x20000, 0x23000\n vmxon 0x23000\n jbe 9f\n"
+	"movq $0x21000, 0x23000\n vmclear 0x23000\n vmptrld 0x23000\n jbe 9f\n mov $0x681e, %ecx\n mov $1, %ebx\n"
+	"1: vmwrite %rbx, %rcx\n nop\n vmread %rcx, 2f - 8(%rip)\n movabs $0, %rax\n 2: cmp %rbx, %rax\n jne 9f\n"
+	"inc %ebx\n cmp $2000, %ebx\n jb 1b\n 9: out %al, $0x10\n");
+
+static void test_self_vmread(void)
+{
+	struct guest g;
+
+	guest_create(&g, true);
+	guest_load(&g, self_vmread);
+	guest_mode(&g, 0, GUEST_LONG);
+	check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+	check_equal(guest_regs(&g, 0).rbx, 2000);
+	guest_destroy(&g);
+}
+
 /* Real mode: a string instruction rewrites the instruction after itself; an access of the stack does, too. */
 GUEST_ASM(self_real, 16,
 	"xor %ax, %ax\n mov %ax, %ds\n mov %ax, %es\n mov %ax, %ss\n mov $1, %bx\n mov $2000, %dx\n cld\n"
@@ -294,6 +332,8 @@ static const struct test tests[] = {
 	{ "self-modifying code, long mode", test_self_long },
 	{ "self-modifying code, unpaged protected mode", test_self_protected },
 	{ "self-modifying code, rules that store", test_self_rules },
+	{ "self-modifying code, ARPL", test_self_arpl },
+	{ "self-modifying code, VMREAD", test_self_vmread },
 	{ "self-modifying code, real mode", test_self_real },
 	{ "code under two linear addresses", test_alias },
 	{ "another processor patches a running loop", test_patch_loop },
