@@ -33,6 +33,8 @@ in_l1() {
 		-append "console=ttyS0 panic=-1 quiet net l2console=/dev/ttyS2 l2monitor=/dev/ttyS1 l2cpu=$cpu l2smp=$l2smp l2mem=$l2mem l2args=beat $*"
 	level=1
 	until_true 60 grep -q '"QMP"' "$out/$name.mon" && greet "$name"
+	# QEMU says QMP before it listens, and answers after.
+	until_true 60 grep -q '"return"' "$out/$name.mon"
 }
 receive_in_l1() { # NAME, arguments of L1's kernel: takes an L2 at $port
 	local name=$1
