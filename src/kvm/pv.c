@@ -1,6 +1,6 @@
 /*
- * The paravirtual interface of KVM guests: clock pages, steal time, wake-up
- * and IPI hypercalls.
+ * The paravirtual interface of KVM guests: clock pages, MSRs, wake-up and IPI
+ * hypercalls.
  *
  * Clock pages hold the VM's one clock base, the same on every vCPU, so that a
  * guest may compare readings between vCPUs (TSC_STABLE).
@@ -22,8 +22,7 @@ struct clock_page {
 	uint8_t flags, pad2[2];
 };
 struct wall_clock { uint32_t version, sec, nsec; };
-struct steal_time { uint64_t steal; uint32_t version, flags; uint8_t preempted, pad[47]; };
-_Static_assert(sizeof(struct clock_page) == 32 && sizeof(struct steal_time) == 64, "guests know these layouts");
+_Static_assert(sizeof(struct clock_page) == 32, "guests know this layout");
 
 /* Body first made invalid by an odd version, then filled, then valid again. */
 static void clock_page_write(struct vcpu *v, uint64_t gpa, uint8_t flags)
@@ -65,14 +64,6 @@ static void wall_clock_write(struct vcpu *v, uint64_t gpa)
 	mem_write(v->vm->mem, gpa, &w, sizeof(w));
 	w.version++;
 	mem_write(v->vm->mem, gpa, &w.version, 4);
-}
-
-/* Steal time itself is not measured: the page says that none was stolen and that the vCPU runs. */
-static void steal_time_start(struct vcpu *v, uint64_t gpa)
-{
-	struct steal_time s = { .version = 2 };
-
-	mem_write(v->vm->mem, gpa, &s, sizeof(s));
 }
 
 /* ---- what CPUID offers ---- */
@@ -144,16 +135,6 @@ static int system_time_write(struct vcpu *v, uint64_t value)
 		vcpu_request(v, REQ_CLOCK);     /* the slots may not be there yet */
 	else
 		pv_clock_update(v);
-	return 0;
-}
-
-static int steal_time_write(struct vcpu *v, uint64_t value)
-{
-	if (value & 0x3e)
-		return 1;
-	v->pv.steal_time = value;
-	if (value & 1 && !v->host_access)
-		steal_time_start(v, value & ~0x3full);
 	return 0;
 }
 

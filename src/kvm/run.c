@@ -200,6 +200,12 @@ static int turn(struct vcpu *v)
 	return RUN_ON;
 }
 
+static void begin(struct vcpu *v)
+{
+	mem_read_lock(v->vm->mem);
+	steal_time_run(v);
+}
+
 /* What no saved state has room for is dealt with before the client can look at the state. */
 static void settle(struct vcpu *v)
 {
@@ -212,7 +218,7 @@ static int run_loop(struct vcpu *v)
 {
 	int r;
 
-	mem_read_lock(v->vm->mem);
+	begin(v);
 	do
 		r = turn(v);
 	while (r == RUN_ON);
@@ -252,7 +258,7 @@ static int finish_instruction(struct vcpu *v)
 
 	if (!v->replay)
 		return RUN_ON;
-	mem_read_lock(v->vm->mem);
+	begin(v);
 	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE; i++)
 		why = engine_step(v);
 	v->replay = false;

@@ -73,6 +73,10 @@ void pv_clock_update(struct vcpu *v);
 bool pv_hypercall(struct vcpu *v);
 void pv_hypercall_complete(struct vcpu *v);
 
+/* ---- steal_time.c ---- */
+int steal_time_write(struct vcpu *v, uint64_t value);    /* its MSR: 0, 1 as cpu_ops.msr_write */
+void steal_time_run(struct vcpu *v);     /* KVM_RUN begins, the address space is held for reading */
+
 /* ---- platform_msrs.c: MSRs that are neither the processor's nor paravirtual ---- */
 int platform_msr_read(struct vcpu *v, uint32_t index, uint64_t *value);
 int platform_msr_write(struct vcpu *v, uint32_t index, uint64_t value);
