@@ -105,7 +105,7 @@ check: all images tests
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
 		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %') \
-		$(L2_MIGRATIONS:%='tests/boot/migrate-l2.sh %')
+		$(L2_MIGRATIONS:%='tests/boot/migrate-l2.sh %') 'SMP=2 L2SMP=2 tests/boot/migrate-l2.sh l0'
 
 # The long ones: many migrations, several processors, four levels, 32-bit levels without EPT, OVMF.
 check-migration: all images
@@ -114,6 +114,7 @@ check-migration: all images
 		'SMP=2 L2SMP=2 ROUNDS=20 tests/boot/migrate.sh live' 'SMP=2 ROUNDS=10 tests/boot/migrate.sh idle' \
 		'SMP=2 L2SMP=2 tests/boot/migrate.sh savevm' 'CPU=qemu64,+vmx ROUNDS=5 tests/boot/migrate.sh live' \
 		'ROUNDS=6 tests/boot/migrate-l2.sh l1' 'ROUNDS=6 tests/boot/migrate-l2.sh l0' \
+		'SMP=2 L2SMP=2 ROUNDS=6 tests/boot/migrate-l2.sh l1' 'SMP=2 L2SMP=2 ROUNDS=6 tests/boot/migrate-l2.sh l0' \
 		'tests/boot/boot.sh depth4' 'tests/boot/boot.sh l1-32-qemu64' 'tests/boot/boot.sh secure-boot'
 
 # What share of each room's lines and branches the unit and guest tests run.

@@ -15,7 +15,7 @@
 #include "machine.h"
 #include "vmx/vmcs12.h"
 
-enum { PAGES = 64, DATA = HV_SMALL_PAGES, STOP = 0x2f000, ROUNDS = 0x2e000, HARVESTS = 500 };
+enum { PAGES = 64, DATA = HV_SMALL_PAGES, STOP = 0x2f000, ROUNDS = 0x2e000, HARVESTS = 250 };
 
 /* ---- who writes ---- */
 
