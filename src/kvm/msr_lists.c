@@ -5,6 +5,7 @@
 enum { MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a, MSR_PERF_CAPABILITIES = 0x345 };
 #define MCG_CTL_P BIT(8)
 #define MCG_SER_P BIT(24)
+#define MCG_LMCE_P BIT(27)
 
 static const struct { uint32_t index; const bool *param; } saved[] = {
 #define SAVED(index) { index, NULL },
@@ -29,7 +30,7 @@ uint64_t supported_arch_capabilities(void)
 
 uint64_t supported_mce_cap(void)
 {
-	return MCG_CTL_P | MCG_SER_P;
+	return MCG_CTL_P | MCG_SER_P | MCG_LMCE_P;
 }
 
 int feature_msr(uint32_t index, uint64_t *value)

@@ -9,12 +9,13 @@
 #include "x86/features.h"
 
 enum { MSR_PLATFORM_INFO = 0xce, MSR_POWER_CTL = 0x1fc, MSR_APIC_BASE = 0x1b, MSR_FEATURE_CONTROL = 0x3a, MSR_PRED_CMD = 0x49, MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a,
-       MSR_FLUSH_CMD = 0x10b, MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MTRR_VAR = 0x200,
+       MSR_FLUSH_CMD = 0x10b, MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MCG_EXT_CTL = 0x4d0, MSR_MTRR_VAR = 0x200,
        MSR_MTRR_DEFTYPE = 0x2ff, MSR_PERF_CAPABILITIES = 0x345, MSR_MC0_CTL = 0x400, MSR_VMX_BASIC = 0x480, MSR_VMX_CTLS3 = 0x492,
        MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, MSR_MC0_CTL2 = 0x280 };
 enum { MSR_FAIL = 1, MSR_UNKNOWN = 2 };
 #define MCG_CTL_P (1u << 8)
 #define MCG_CMCI_P (1u << 10)
+#define MCG_EXT_CTL_LMCE_EN 1ull
 
 void platform_msrs_reset(struct vcpu *v)
 {
@@ -88,6 +89,12 @@ static uint64_t *mce_bank(struct vcpu *v, uint32_t index)
 	return i < banks * 4 ? &v->mce.banks[i / 4][i % 4] : NULL;
 }
 
+/* Whether a machine check is this processor's alone; there are none but the client's, so it is only kept. */
+static bool ext_ctl_accessible(const struct vcpu *v)
+{
+	return v->host_access || vmx_lmce_enabled(v->vmx);
+}
+
 static int mce_read(struct vcpu *v, uint32_t index, uint64_t *value)
 {
 	uint64_t *bank = mce_bank(v, index);
@@ -100,7 +107,9 @@ static int mce_read(struct vcpu *v, uint32_t index, uint64_t *value)
 		*value = v->mce.mcg_status;
 	else if (index == MSR_MCG_CTL && (v->mce.mcg_cap & MCG_CTL_P || v->host_access))
 		*value = v->mce.mcg_ctl;
-	else if (index == MSR_MCG_CTL)
+	else if (index == MSR_MCG_EXT_CTL && ext_ctl_accessible(v))
+		*value = v->mce.mcg_ext_ctl;
+	else if (index == MSR_MCG_CTL || index == MSR_MCG_EXT_CTL)
 		return MSR_FAIL;
 	else
 		return MSR_UNKNOWN;
@@ -135,6 +144,10 @@ static int mce_write(struct vcpu *v, uint32_t index, uint64_t value)
 		if (value && value != ~0ull)
 			return MSR_FAIL;
 		v->mce.mcg_ctl = value;
+	} else if (index == MSR_MCG_EXT_CTL) {
+		if (!ext_ctl_accessible(v) || value & ~MCG_EXT_CTL_LMCE_EN)
+			return MSR_FAIL;
+		v->mce.mcg_ext_ctl = value;
 	} else {
 		return index == MSR_MCG_CAP ? MSR_FAIL : MSR_UNKNOWN;
 	}

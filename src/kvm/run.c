@@ -246,24 +246,39 @@ static enum cpu_exit engine_step(struct vcpu *v)
 	return why;
 }
 
+/* An exception that the client has queued. (One that was injected, which an answer may be for, is being delivered.) */
+static bool event_queued(const struct vcpu *v)
+{
+	return v->cpu->event.valid && !v->cpu->event.injected;
+}
+
 /*
- * immediate_exit with an answer that its instruction has not used yet: the
- * client is about to read the state (and perhaps to move it to another
- * machine), so the instruction is finished first, as a single step.
+ * With an answer that its instruction has not used yet, the instruction is
+ * finished first, as a single step, if immediate_exit is set (the client is
+ * about to read the state, and perhaps to move it to another machine), or an
+ * exception queued. That comes behind; if the instruction faults, it does so
+ * again when the handler has returned.
  */
 static int finish_instruction(struct vcpu *v)
 {
+	struct event queued = v->cpu->event;
 	enum cpu_exit why = CPU_EXIT_NONE;
 	int r = RUN_ON;
 
 	if (!v->replay)
 		return RUN_ON;
+	if (event_queued(v))
+		v->cpu->event.valid = false;
+	else
+		queued.valid = false;
 	begin(v);
 	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE; i++)
 		why = engine_step(v);
 	v->replay = false;
 	if (why != CPU_EXIT_DEBUG)
 		r = exit_handle(v, why);
+	if (queued.valid)
+		v->cpu->event = queued;
 	settle(v);
 	return r;
 }
@@ -311,7 +326,8 @@ static int run_checked(struct vcpu *v)
 		r = finish_instruction(v);
 		return r == RUN_ON ? -EINTR : r;         /* the exit reason stays what it was: clients look at it */
 	}
-	return run_loop(v);
+	r = event_queued(v) ? finish_instruction(v) : RUN_ON;
+	return r == RUN_ON ? run_loop(v) : r;
 }
 
 /* What clients read after every return, whatever the reason. */

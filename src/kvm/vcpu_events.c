@@ -294,6 +294,7 @@ long kvm_vcpu_smi(struct vcpu *v)
 #define MCI_STATUS_UC BIT(61)
 #define MCG_STATUS_MCIP BIT(2)
 #define MCG_CTL_P BIT(8)
+#define MCG_LMCE_P BIT(27)
 
 long kvm_vcpu_setup_mce(struct vcpu *v, const uint64_t *cap)
 {
@@ -308,6 +309,7 @@ long kvm_vcpu_setup_mce(struct vcpu *v, const uint64_t *cap)
 		v->mce.mcg_ctl = ~0ull;
 	for (unsigned i = 0; i < banks; i++)
 		v->mce.banks[i][0] = ~0ull;
+	vmx_offer_lmce(v->vmx, *cap & MCG_LMCE_P);
 	return 0;
 }
 

@@ -57,6 +57,7 @@ struct vmx_vcpu {
 	struct vmx_caps caps;            /* what L1 sees and the entry checks go by */
 	struct vmx_caps client_caps;     /* the client's choice, returned to its own reads */
 	bool offered;                    /* guest CPUID has VMX */
+	bool lmce_offered;               /* IA32_MCG_CAP has LMCE */
 
 	bool in_operation;               /* after VMXON */
 	uint64_t vmxon_ptr;              /* VMX_NO_POINTER outside VMX operation */

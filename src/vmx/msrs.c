@@ -9,7 +9,9 @@ enum { MSR_FEATURE_CONTROL = 0x3a, MSR_VMX_FIRST = 0x480, MSR_VMX_CTLS2 = 0x48b,
 enum { MSR_FINE = 0, MSR_FAULT = 1, MSR_UNKNOWN = 2 };
 
 #define FEATURE_CONTROL_LOCK 1ull
+#define FEATURE_CONTROL_VMX_INSIDE_SMX 2ull
 #define FEATURE_CONTROL_VMX_OUTSIDE_SMX 4ull
+#define FEATURE_CONTROL_LMCE (1ull << 20)
 
 const uint32_t vmx_feature_msr_list[] = {
 	0x480, 0x481, 0x482, 0x483, 0x484, 0x485, 0x486, 0x487, 0x488,
@@ -57,10 +59,22 @@ int vmx_msr_read(struct vmx_vcpu *v, uint32_t index, uint64_t *value, bool host_
 	return vmx_caps_read(host_initiated ? &v->client_caps : &v->caps, index, value) ? MSR_FINE : MSR_FAULT;
 }
 
+bool vmx_lmce_enabled(const struct vmx_vcpu *v)
+{
+	return v->cpu->msr.feature_control & FEATURE_CONTROL_LMCE;
+}
+
+/* The bit for SMX, which there is not: KVM's guests can set it, so that it may be in what the client restores. */
+static uint64_t feature_control_valid(const struct vmx_vcpu *v, bool host_initiated)
+{
+	return FEATURE_CONTROL_LOCK | (v->offered ? FEATURE_CONTROL_VMX_OUTSIDE_SMX : 0) | (v->lmce_offered ? FEATURE_CONTROL_LMCE : 0) |
+	       (v->offered && host_initiated ? FEATURE_CONTROL_VMX_INSIDE_SMX : 0);
+}
+
 /* The lock binds the guest only. A client that writes 0 takes the vCPU out of VMX operation: QEMU's reset begins so. */
 static int write_feature_control(struct vmx_vcpu *v, uint64_t value, bool host_initiated)
 {
-	uint64_t valid = FEATURE_CONTROL_LOCK | (v->offered ? FEATURE_CONTROL_VMX_OUTSIDE_SMX : 0);
+	uint64_t valid = feature_control_valid(v, host_initiated);
 	if (value & ~valid)
 		return MSR_FAULT;
 	if (!host_initiated && (v->cpu->msr.feature_control & FEATURE_CONTROL_LOCK))

@@ -62,6 +62,11 @@ void vmx_cpuid_update(struct vmx_vcpu *v)
 	fix_cr_bits(v, &v->vmcs01);
 }
 
+void vmx_offer_lmce(struct vmx_vcpu *v, bool offered)
+{
+	v->lmce_offered = offered;
+}
+
 uint64_t vmx_cr4_allowed(const struct vmx_vcpu *v)
 {
 	return v->offered ? v->caps.cr4_fixed1 : 0;

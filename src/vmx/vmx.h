@@ -68,6 +68,9 @@ extern const uint32_t vmx_feature_msr_list[];
 extern const unsigned vmx_feature_msr_count;
 /* Bits of CR4 that VMX operation allows; those of first-generation VT-x are more than CPUID says. */
 uint64_t vmx_cr4_allowed(const struct vmx_vcpu *v);
+/* IA32_FEATURE_CONTROL's bit for local machine checks: whether it can be set, and whether it is. */
+void vmx_offer_lmce(struct vmx_vcpu *v, bool offered);
+bool vmx_lmce_enabled(const struct vmx_vcpu *v);
 /* Guest CPUID has changed: whether VMX is offered, CR4 fixed bits. */
 void vmx_cpuid_update(struct vmx_vcpu *v);
 

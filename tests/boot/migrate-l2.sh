@@ -1,14 +1,13 @@
 #!/bin/bash
 # An L2 moves while it works: from an L1 to another, from an L1 to anykvm itself, where it is an L1, and back.
 # As in migrate.sh, what it counts and hashes must be in order wherever it runs.
-# LMCE is what L1's KVM offers its guests and anykvm does not.
 # Usage: migrate-l2.sh CASE. Prints TAP. Environment: CPU (of L2) SMP (of L1) L2SMP ROUNDS (of moves).
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/../.." || exit
 case=${1:?usage: migrate-l2.sh CASE}
 build=${BUILD:-build} out=${BUILD:-build}/boot-tests/migrate-l2-$case
-cpu=${CPU:-host,lmce=off} smp=${SMP:-1} l2smp=${L2SMP:-1} rounds=${ROUNDS:-2} limit=${LIMIT:-600} l2mem=192
+cpu=${CPU:-host} smp=${SMP:-1} l2smp=${L2SMP:-1} rounds=${ROUNDS:-2} limit=${LIMIT:-600} l2mem=192
 rm -rf "$out" && mkdir -p "$out" || exit
 exec 2>"$out/shell.err"
 . tests/boot/qemu.sh
