@@ -14,6 +14,7 @@ int command_run(int argc, char **argv);
 int command_params(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 int command_stat(int argc, char **argv);
+int command_report(int argc, char **argv);
 
 /* One line on stderr, "anykvm: text". Returns status. */
 int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

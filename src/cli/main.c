@@ -22,6 +22,7 @@ static const struct command {
 	{ "stat", command_stat, "[--interval SECONDS] [PID]", "print what the vCPUs of a running client have counted" },
 	{ "params", command_params, "", "list the parameters with their current and default values" },
 	{ "doctor", command_doctor, "", "check whether this host can run anykvm" },
+	{ "report", command_report, "[PID]", "collect what a bug report about a nested setup should tell" },
 	{ "version", command_version, "", "print the version" },
 	{ "help", command_help, "", "print this" },
 };

@@ -39,6 +39,31 @@ check 'a parameter that does not exist is absent' status 1 ./anykvm run -- cat $
 check '/dev/kvm is there' status 0 ./anykvm run -- test -c /dev/kvm
 check "/dev/kvm is anykvm's" prints '/memfd:anykvm (deleted)' ./anykvm run -- bash -c 'exec 3</dev/kvm; readlink /proc/$$/fd/3'
 
+said() { grep -qF -- "$1" "$tmp/err" || { sed 's/^/# /' "$tmp/err"; false; }; }
+told() { grep -qF -- "$1" "$tmp/out"; }
+check 'a report on two processes is a mistake' status 2 ./anykvm report 1 2
+check 'on a word, too' status 2 ./anykvm report foo
+check 'which is told' said foo
+check 'a report on a process that does not exist' status 1 ./anykvm report 99999999
+check 'which is told' said 'there is none'
+check 'a report on a process without vCPUs' status 1 ./anykvm report $$
+check 'which is told' said 'no vCPUs'
+check 'a report on this host' status 0 env ANYKVM_PARAMS=kvm_intel.ept=0 ./anykvm report
+check 'has the version' told "$(./anykvm version)"
+check 'has the kernel' told "$(uname -r)"
+check 'has the distribution' told "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release)"
+check 'has a changed parameter' told 'kvm_intel.ept=N'
+check 'and no others' prints 1 grep -c '^kvm_intel\.' "$tmp/out"
+! command -v qemu-system-x86_64 >/dev/null || check 'has the version of QEMU' told "$(qemu-system-x86_64 --version | head -n 1)"
+# What the kernel's document "Running nested guests with KVM" wants of L1.
+for c in 'uname -a' 'qemu-system-x86_64 --version' 'libvirtd --version' 'cat /proc/cpuinfo' lscpu dmesg 'x86info -a' dmidecode parameters '[q]emu'; do
+	check "asks for $c in L1" grep -qF -- "$c" <(sed -n '/^== L1/,/^== L2/p' "$tmp/out")
+done
+
+for command in run stat params doctor report version help; do
+	check "help tells of $command" grep -q "anykvm $command" <(./anykvm help)
+	check "the manual page tells of $command" grep -qx "[.]B $command" docs/anykvm.1
+done
 for option in param modprobe trace trace-file perf; do
 	check "help tells of --$option" grep -q -- "--$option" <(./anykvm help)
 	check "the manual page tells of --$option" grep -q -- "\\\\-\\\\-${option/-/\\\\-}" docs/anykvm.1

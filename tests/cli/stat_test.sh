@@ -1,5 +1,5 @@
 #!/bin/bash
-# anykvm stat: counters of a running client, by level; the messages where there is nothing to show. Prints TAP.
+# anykvm stat and anykvm report, of running clients: counters by level, and what runs where. Prints TAP.
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/../.." || exit
@@ -12,6 +12,7 @@ status() { local want=$1; shift; "$@" >"$tmp/out" 2>"$tmp/err"; local got=$?; [ 
 said() { grep -q "$1" "$tmp/err" || { sed 's/^/# /' "$tmp/err"; false; }; }
 # Is the counter of level N (1 or 2) above 0 in the last output?
 counted() { awk -v l="$2" '$1 == "'"$1"'" && $(l + 1) > 0 { found = 1 } END { exit !found }' "$tmp/out" || { sed 's/^/# /' "$tmp/out"; false; }; }
+none() { ! grep -qF -- "$1" "$tmp/out"; }
 absent() { ! grep -q "^$1 " "$tmp/out"; }
 
 check 'two processes are a mistake' status 2 ./anykvm stat 1 2
@@ -43,12 +44,15 @@ client() { # kernel arguments; the client's process is $pid
 	grep -q OK "$tmp/reached"
 }
 check 'a guest with a guest runs' client ''
+first=$pid
 check 'its counters are shown' status 0 ./anykvm stat "$pid"
 for c in cycles dispatches blocks links tlb_misses slow_accesses exit_io; do check "$c of L1" counted $c 1; done
 for c in cycles blocks tlb_misses vmexit_cpuid vmexit_ept_violation vmexit_io; do check "$c of L2" counted $c 2; done
 check 'what never happened is left out' absent vmexit_task_switch
 only() { status 0 ./anykvm stat || said 'name one'; }       # this user may have others
 check 'the only client need not be named' only
+told() { grep -qF -- "$1" "$tmp/out" || { grep -A 5 '^-- process' "$tmp/out" | sed 's/^/# /'; false; }; }
+export ANYKVM_PARAMS="engine.link=1"
 check 'a second guest runs' client l1only
 check 'two clients must be told apart' status 1 ./anykvm stat
 check 'which is told' said 'name one'
@@ -56,6 +60,13 @@ check 'and are listed' grep -qx "$pid" "$tmp/out"
 check 'the second one has counters' status 0 ./anykvm stat "$pid"
 check 'of L1' counted dispatches 1
 check 'and has no VM exits' absent vmexit_cpuid
+check 'a report on it' status 0 ./anykvm report "$pid"
+check 'has its command line, to be pasted' told "-append 'console=ttyS0 panic=-1 quiet l1only'"
+check 'and its parameters' told 'ANYKVM_PARAMS=engine.link=1 qemu-system-x86_64 -accel kvm'
+check 'and says that there is no L2' told 'no L2 has run under KVM'
+check 'a report on the first' status 0 ./anykvm report "$first"
+check 'says that there is one' told 'L2 has run under KVM in L1'
+check 'and only of the first' none "process $pid"
 (sleep 1.5; kill "$pid") &
 check 'an interval ends with the client' status 0 timeout 60 ./anykvm stat --interval 0.5 "$pid"
 finish
