@@ -26,6 +26,22 @@ long kvm_vcpu_get_nested_state(struct vcpu *v, void *arg)
 	return user_write(arg, &b, b.state.size);
 }
 
+/* Reads both VMCSs as far as the image has them. Returns where what can be read ends. */
+static uint32_t read_vmcss(union nested_buffer *b, const uint8_t *arg)
+{
+	const uint32_t size = b->state.size < sizeof(*b) ? b->state.size : sizeof(*b);
+	uint32_t at = sizeof(b->state);
+
+	while (at < size) {
+		uint32_t n = size - at < 4096 ? size - at : 4096;
+
+		if (user_read(b->bytes + at, arg + at, n) < 0)
+			break;
+		at += n;
+	}
+	return at;
+}
+
 long kvm_vcpu_set_nested_state(struct vcpu *v, void *arg)
 {
 	union nested_buffer b;
@@ -34,11 +50,7 @@ long kvm_vcpu_set_nested_state(struct vcpu *v, void *arg)
 	memset(&b, 0, sizeof(b));
 	if (user_read(&b, arg, sizeof(b.state)) < 0)
 		return -EFAULT;
-	if (b.state.size < sizeof(b.state))
-		return -EINVAL;
-	if (user_read(&b, arg, b.state.size < sizeof(b) ? b.state.size : sizeof(b)) < 0)
-		return -EFAULT;
-	r = vmx_set_nested_state(v->vmx, &b.state);
+	r = vmx_set_nested_state(v->vmx, &b.state, read_vmcss(&b, arg));
 	vcpu_l2_restored(v);
 	cpu_mode_update(v->cpu);
 	vcpu_kick(v);

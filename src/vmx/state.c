@@ -17,6 +17,14 @@ _Static_assert(sizeof(struct kvm_vmx_nested_state_data) == 2 * VMCS12_SIZE, "KVM
 
 #define SMM_FLAGS (KVM_STATE_NESTED_SMM_GUEST_MODE | KVM_STATE_NESTED_SMM_VMXON)
 
+/* The image has the timer's deadline in its ticks, of L1's TSC; no tick is lost. */
+static uint64_t to_ticks(const struct vmx_vcpu *v, uint64_t tsc)
+{
+	unsigned rate = vmx_caps_timer_rate(&v->caps);
+
+	return (tsc >> rate) + !!(tsc & (BIT(rate) - 1));
+}
+
 static void fill_header(const struct vmx_vcpu *v, struct kvm_nested_state *h)
 {
 	*h = (struct kvm_nested_state){
@@ -38,7 +46,7 @@ static void fill_header(const struct vmx_vcpu *v, struct kvm_nested_state *h)
 	           (v->mtf_pending ? KVM_STATE_NESTED_MTF_PENDING : 0);
 	if (v->timer_active) {
 		h->hdr.vmx.flags = KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
-		h->hdr.vmx.preemption_timer_deadline = v->timer_deadline;
+		h->hdr.vmx.preemption_timer_deadline = to_ticks(v, v->timer_deadline);
 	}
 }
 
@@ -103,36 +111,45 @@ static bool current_vmcs_ok(const struct vmx_vcpu *v, const struct kvm_nested_st
 	return true;
 }
 
-static bool load_shadow(struct vmx_vcpu *v, const struct kvm_nested_state *s)
+static int load_shadow(struct vmx_vcpu *v, const struct kvm_nested_state *s, uint32_t readable)
 {
+	const uint32_t needed = HEADER_SIZE + VMCS12_SIZE + VMCS12_KVM_SIZE;
+
 	if (!vmx_uses_shadow(&v->vmcs12))
-		return true;
-	REQUIRE(s->size >= HEADER_SIZE + 2 * VMCS12_SIZE);
+		return 0;
+	if (s->size < needed)
+		return -EINVAL;
+	if (readable < needed)
+		return -EFAULT;
 	memcpy(&v->shadow, s->data.vmx[0].shadow_vmcs12, VMCS12_SIZE);
-	REQUIRE(v->shadow.revision_id == (VMX_REVISION | VMCS12_SHADOW_BIT));
+	if (v->shadow.revision_id != (VMX_REVISION | VMCS12_SHADOW_BIT))
+		return -EINVAL;
 	v->shadow_valid = true;
-	return true;
+	return 0;
 }
 
 /* The guest of v->vmcs12 goes on where the client took it: all checks of VM entry, but no VM entry. */
-static int restore_l2(struct vmx_vcpu *v, const struct kvm_nested_state *s)
+static int restore_l2(struct vmx_vcpu *v, const struct kvm_nested_state *s, uint32_t readable)
 {
 	uint64_t qualification;
+	int r = load_shadow(v, s, readable);
 
 	v->run_pending = s->flags & KVM_STATE_NESTED_RUN_PENDING;
 	v->mtf_pending = s->flags & KVM_STATE_NESTED_MTF_PENDING;
 	v->timer_active = s->hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
-	v->timer_deadline = s->hdr.vmx.preemption_timer_deadline;
+	v->timer_deadline = s->hdr.vmx.preemption_timer_deadline << vmx_caps_timer_rate(&v->caps);
 	/* Else it is injected long since, and the state that L2 came to need not suit it. */
 	if (!v->run_pending)
 		v->vmcs12.vm_entry_intr_info_field &= ~INTR_INFO_VALID;
-	if (load_shadow(v, s) && vmx_check_controls(v, &v->vmcs12) && vmx_check_host(v, &v->vmcs12) &&
-	    vmx_check_guest(v, &v->vmcs12, &qualification)) {
+	if (!r && !(vmx_check_controls(v, &v->vmcs12) && vmx_check_host(v, &v->vmcs12) &&
+	            vmx_check_guest(v, &v->vmcs12, &qualification)))
+		r = -EINVAL;
+	if (!r) {
 		vmx_resume_l2(v);
 		return 0;
 	}
 	v->run_pending = v->mtf_pending = v->timer_active = v->shadow_valid = false;
-	return -EINVAL;
+	return r;
 }
 
 /* In SMM: VMX operation is what RSM will go back to. */
@@ -146,7 +163,7 @@ static int restore_smm(struct vmx_vcpu *v, unsigned flags)
 	return 0;
 }
 
-int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state)
+int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state, uint32_t readable)
 {
 	/* Also what tells "no VMX state" from a reset client with a full-sized buffer: the pointers, not the size. */
 	if (!header_ok(v, state))
@@ -155,12 +172,14 @@ int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *stat
 	if (state->hdr.vmx.vmxon_pa == VMX_NO_POINTER)
 		return 0;
 	vmx_enter_operation(v, state->hdr.vmx.vmxon_pa);
-	if (state->size < HEADER_SIZE + VMCS12_SIZE) {
+	if (state->size < HEADER_SIZE + VMCS12_KVM_SIZE) {
 		bool vmcs_expected = (state->flags & KVM_STATE_NESTED_GUEST_MODE) || state->hdr.vmx.vmcs12_pa != VMX_NO_POINTER;
 		return vmcs_expected ? -EINVAL : restore_smm(v, state->hdr.vmx.smm.flags);
 	}
 	if (!current_vmcs_ok(v, state))
 		return -EINVAL;
+	if (readable < HEADER_SIZE + VMCS12_KVM_SIZE)
+		return -EFAULT;
 	memcpy(&v->vmcs12, state->data.vmx[0].vmcs12, VMCS12_SIZE);
 	v->current_ptr = state->hdr.vmx.vmcs12_pa;
 	/* A shadow VMCS may be current, but not run. */
@@ -168,5 +187,5 @@ int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *stat
 		return -EINVAL;
 	if ((state->flags & KVM_STATE_NESTED_GUEST_MODE) && v->vmcs12.revision_id != VMX_REVISION)
 		return -EINVAL;
-	return state->flags & KVM_STATE_NESTED_GUEST_MODE ? restore_l2(v, state) : restore_smm(v, state->hdr.vmx.smm.flags);
+	return state->flags & KVM_STATE_NESTED_GUEST_MODE ? restore_l2(v, state, readable) : restore_smm(v, state->hdr.vmx.smm.flags);
 }

@@ -14,6 +14,7 @@
 #include "x86/vmx.h"
 
 #define VMCS12_SIZE 4096u
+#define VMCS12_KVM_SIZE 998u             /* KVM reads only that much of a saved one: up to its last field */
 #define VMCS12_SHADOW_BIT 0x80000000u    /* in revision_id: a shadow VMCS */
 enum { VMCS12_CLEAR = 0, VMCS12_LAUNCHED = 1 };
 

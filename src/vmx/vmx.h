@@ -76,7 +76,8 @@ void vmx_cpuid_update(struct vmx_vcpu *v);
 
 /* KVM_GET/SET_NESTED_STATE. user_size: bytes of the client's buffer. Returns 0 or -errno (E2BIG: state->size tells). */
 int vmx_get_nested_state(struct vmx_vcpu *v, struct kvm_nested_state *state, uint32_t user_size);
-int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state);
+/* Both VMCSs are there, 0 where the client's are shorter; only readable bytes are the client's: EFAULT where more are needed. */
+int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *state, uint32_t readable);
 /*
  * System management mode, without a monitor for it. An SMI ends VMX operation, L2 included, until RSM: enter() when the
  * registers are saved and still L2's, leave() before they are loaded. prepare(): an L2 that the client has restored is

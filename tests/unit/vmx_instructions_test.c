@@ -286,13 +286,13 @@ static void good_state(void)
 
 /* Each line breaks the good state in one way. */
 #define REJECTED(change) \
-	do { good_state(); struct kvm_nested_state *s = &state.head; change; check(vmx_set_nested_state(v, s) == -EINVAL); } while (0)
+	do { good_state(); struct kvm_nested_state *s = &state.head; change; check(vmx_set_nested_state(v, s, sizeof(state)) == -EINVAL); } while (0)
 
 static void test_set_state(void)
 {
 	start();
 	good_state();
-	check(vmx_set_nested_state(v, &state.head) == 0 && v->current_ptr == VMCS_A && vmx_in_operation(v) && !vmx_in_l2(v));
+	check(vmx_set_nested_state(v, &state.head, sizeof(state)) == 0 && v->current_ptr == VMCS_A && vmx_in_operation(v) && !vmx_in_l2(v));
 	REJECTED(s->format = KVM_STATE_NESTED_FORMAT_SVM);
 	REJECTED(s->flags = 0x10);
 	REJECTED(s->flags = KVM_STATE_NESTED_RUN_PENDING);
@@ -315,11 +315,11 @@ static void test_set_state(void)
 	good_state();
 	state.head.size = 128;
 	state.head.hdr.vmx.vmcs12_pa = ~0ull;
-	check(vmx_set_nested_state(v, &state.head) == 0 && vmx_in_operation(v) && v->current_ptr == ~0ull);
+	check(vmx_set_nested_state(v, &state.head, sizeof(state)) == 0 && vmx_in_operation(v) && v->current_ptr == ~0ull);
 	/* A reset client: no pointers, but the full size. */
 	state.head.size = 8320;
 	state.head.hdr.vmx.vmxon_pa = ~0ull;
-	check(vmx_set_nested_state(v, &state.head) == 0 && !vmx_in_operation(v));
+	check(vmx_set_nested_state(v, &state.head, sizeof(state)) == 0 && !vmx_in_operation(v));
 	v->offered = false;
 	REJECTED((void)s);
 }
@@ -336,14 +336,15 @@ static void test_get_state(void)
 	check(((struct vmcs12 *)state.head.data.vmx[0].vmcs12)->guest_cr0 == 0x80000031 && !state.head.flags);
 	check(RUN(VMLAUNCH, 0) == 0);
 	v->run_pending = v->timer_active = true;
-	v->timer_deadline = 99;
+	v->timer_deadline = 99 * 32;
 	cpu.rip = 0x4242;
 	check(vmx_get_nested_state(v, &state.head, 8320) == 0);
 	check(state.head.flags == (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING));
+	check(state.head.hdr.vmx.preemption_timer_deadline == 99);
 	check(((struct vmcs12 *)state.head.data.vmx[0].vmcs12)->guest_rip == 0x4242);
 	/* Another vCPU, or this one later, goes on from there. */
 	vmx_reset(v);
-	check(vmx_set_nested_state(v, &state.head) == 0 && vmx_in_l2(v) && v->run_pending && v->timer_deadline == 99);
+	check(vmx_set_nested_state(v, &state.head, sizeof(state)) == 0 && vmx_in_l2(v) && v->run_pending && v->timer_deadline == 99 * 32);
 	check(v->vmcs12.guest_rip == 0x4242 && v->vmxon_ptr == VMXON_AT);
 }
 
