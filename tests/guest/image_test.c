@@ -439,6 +439,38 @@ static void test_addresses(void)
 	hv_destroy(&h);
 }
 
+/* ---- the vector state ---- */
+
+/* The standard form, components where CPUID says: FCW, MXCSR, x87, XMM, the header at 512, then YMM's upper halves at 576. */
+static void test_xsave(void)
+{
+	static struct kvm_xsave x, y;
+	uint8_t *bytes = (uint8_t *)&x;
+	uint64_t bv, xcomp;
+	struct hv h;
+
+	create_in_l2(&h, false);
+	memset(&x, 0xee, sizeof(x));
+	guest_ioctl(h.g.vcpu[0], KVM_GET_XSAVE, &x);
+	memcpy(&bv, bytes + 512, 8);
+	memcpy(&xcomp, bytes + 520, 8);
+	check_equal(bv & ~7ull, 0);                              /* what guests can have, whatever XCR0 is */
+	check_equal(xcomp, 0);
+	for (unsigned i = 528; i < 576; i++)
+		check_that(!bytes[i], "byte %u of the header is %#x", i, bytes[i]);
+	check_equal(x.region[6], 0x1f80);
+	/* ST0 to 7, XMM0 to 15 */
+	for (unsigned i = 0; i < 160 + 256; i++)
+		bytes[i < 160 ? 32 + i / 16 * 16 + i % 16 % 10 : i] = (uint8_t)(i * 7);
+	bv = 3;
+	memcpy(bytes + 512, &bv, 8);
+	guest_ioctl(h.g.vcpu[0], KVM_SET_XSAVE, &x);
+	guest_ioctl(h.g.vcpu[0], KVM_GET_XSAVE, &y);
+	check(!memcmp(bytes + 160, (uint8_t *)&y + 160, 256));
+	check(!memcmp(bytes + 32, (uint8_t *)&y + 32, 10));
+	hv_destroy(&h);
+}
+
 static const struct test tests[] = {
 	{ "layout", test_layout },
 	{ "layout with a shadow VMCS", test_shadow_layout },
@@ -447,6 +479,7 @@ static const struct test tests[] = {
 	{ "errors of the VMCS", test_vmcs_errors },
 	{ "errors of the shadow VMCS", test_shadow_errors },
 	{ "images that cannot be read", test_faults },
+	{ "the vector state's layout", test_xsave },
 	{ "two processes have the same state", test_processes },
 	{ "no addresses of this process", test_addresses },
 };
