@@ -85,4 +85,14 @@ void futex_wake(_Atomic uint32_t *word, int count);
 /* CLOCK_MONOTONIC in ns. */
 uint64_t time_ns(void);
 
+/*
+ * What one thread sleeps on until a time (as time_ns()) that others set. Setting it wakes nobody; a time that is past ends the sleep
+ * at once, even if it is set before the sleep begins. alarm_open() returns 0, or -EMFILE and the like: it takes a descriptor.
+ */
+struct alarm { int fd; };
+int alarm_open(struct alarm *a);
+void alarm_close(struct alarm *a);
+void alarm_set(struct alarm *a, uint64_t at);
+void alarm_wait(struct alarm *a);        /* returns on signals too */
+
 #endif

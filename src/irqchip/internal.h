@@ -208,8 +208,8 @@ struct irqchip {
 	/* timer.c */
 	pthread_t thread;
 	bool started, stop;
-	_Atomic uint32_t wake;
-	uint64_t sleep_until;            /* 0 while the thread is awake */
+	struct alarm alarm;
+	uint64_t sleep_until;            /* what it is set for; 0 while the thread is awake, or there is none */
 	uint64_t deadline[TIMER_COUNT];  /* ns, UINT64_MAX: none */
 };
 

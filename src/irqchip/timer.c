@@ -4,11 +4,9 @@
  * so are the callbacks made.
  *
  * A later deadline costs nothing: the thread wakes at the old time, finds
- * nothing due, and sleeps again. Only a deadline before sleep_until pays for a
- * wake-up. While the thread is awake sleep_until is 0, so that callbacks which
- * re-arm do not wake it. The lost wake-up that must not be: the thread reads
- * wake under the lock, after its scan, so a deadline set between its release
- * of the lock and its futex call has changed the word.
+ * nothing due, and sleeps again. A deadline before sleep_until costs a system
+ * call, which sets the alarm that the thread sleeps on. While the thread is
+ * awake sleep_until is 0, so that callbacks which re-arm leave the alarm to it.
  */
 #include <signal.h>
 #include <sys/prctl.h>
@@ -19,8 +17,7 @@ void chip_timer_set(struct irqchip *c, unsigned slot, uint64_t at)
 	c->deadline[slot] = at;
 	if (at < c->sleep_until) {
 		c->sleep_until = at;
-		atomic_fetch_add(&c->wake, 1);
-		futex_wake(&c->wake, 1);
+		alarm_set(&c->alarm, at);
 	}
 }
 
@@ -51,39 +48,38 @@ static uint64_t scan(struct irqchip *c, uint64_t now)
 static void *timer_thread(void *arg)
 {
 	struct irqchip *c = arg;
-	uint64_t now, next;
-	uint32_t seen;
 	bool stop;
 
 	prctl(PR_SET_NAME, "irqchip");
-	prctl(PR_SET_TIMERSLACK, 1);
-	do {
+	for (;;) {
 		chip_enter(c);
 		c->sleep_until = 0;
-		now = time_ns();
-		next = scan(c, now);
-		c->sleep_until = next;
-		seen = c->wake;
+		c->sleep_until = scan(c, time_ns());
+		if (c->sleep_until != UINT64_MAX)
+			alarm_set(&c->alarm, c->sleep_until);
 		stop = c->stop;
 		chip_leave(c);
-		now = time_ns();
-		if (!stop && next > now)
-			futex_wait(&c->wake, seen, next == UINT64_MAX ? UINT64_MAX : next - now);
-	} while (!stop);
-	return NULL;
+		if (stop)
+			return NULL;
+		alarm_wait(&c->alarm);
+	}
 }
 
 /* The client's signals are not for this thread. */
 int irqchip_start(struct irqchip *c)
 {
 	sigset_t all, old;
-	int r;
+	int r = alarm_open(&c->alarm);
 
+	if (r)
+		return r;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&c->thread, NULL, timer_thread, c);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	c->started = r == 0;
+	if (r)
+		alarm_close(&c->alarm);
 	return r ? -EAGAIN : 0;
 }
 
@@ -93,9 +89,10 @@ void timer_stop(struct irqchip *c)
 		return;
 	chip_enter(c);
 	c->stop = true;
-	atomic_fetch_add(&c->wake, 1);
-	futex_wake(&c->wake, 1);
+	alarm_set(&c->alarm, 0);
 	chip_leave(c);
 	pthread_join(c->thread, NULL);
 	c->started = false;
+	c->sleep_until = 0;
+	alarm_close(&c->alarm);
 }

@@ -1,23 +1,27 @@
 /*
  * Wake-ups of vCPUs at a time, for nested VMX's preemption timer: one thread
  * per VM, made with the first vCPU (sandboxes forbid threads later). Arming is
- * a store; the thread is told only when the new time is before the one it
- * sleeps for, so a guest hypervisor that re-arms the same far deadline at every
- * VM entry costs no system call.
+ * a store; the thread's alarm is set only when the new time is before the one it
+ * is set for, so a guest hypervisor that re-arms the same far deadline at every
+ * VM entry costs no system call. "The same" is never so to the nanosecond.
  *
  * The order that matters: timer_set() stores the time, then reads next; the
  * thread stores next, then reads the times (both sequentially consistent), so
- * a time is either seen by the scan or seen to be earlier than next.
+ * a time is either seen by the scan or seen to be earlier than next. Whoever
+ * sets the alarm looks at next again afterwards, so the last one to set it has
+ * set it for what next says.
  */
 #include <stdlib.h>
 #include "kvm/sigmask.h"
 #include "kvm/vcpu.h"
 
+enum { TIMER_SLACK = 5000 /* ns; a wake-up takes longer */ };
+
 struct timers {
 	pthread_t thread;
 	unsigned users;
-	_Atomic uint32_t wake;
-	_Atomic uint64_t next;           /* what the thread sleeps for */
+	struct alarm alarm;
+	_Atomic uint64_t next;           /* what it is set for; UINT64_MAX: nothing */
 	_Atomic bool stop;
 };
 
@@ -41,22 +45,34 @@ static uint64_t timers_scan(struct vm *vm, uint64_t now)
 	return next;
 }
 
+/* The alarm is to go off at ns, or before. */
+static void timers_arm(struct timers *t, uint64_t ns)
+{
+	uint64_t next = atomic_load(&t->next);
+
+	do {
+		if (ns >= next || next - ns <= TIMER_SLACK)
+			return;
+	} while (!atomic_compare_exchange_weak(&t->next, &next, ns));
+	do {
+		ns = atomic_load(&t->next);
+		if (ns != UINT64_MAX)
+			alarm_set(&t->alarm, ns);
+	} while (ns != atomic_load(&t->next));
+}
+
 static void *timers_thread(void *arg)
 {
 	struct vm *vm = arg;
 	struct timers *t = vm->timers;
 
-	while (!atomic_load(&t->stop)) {
-		uint32_t seen = atomic_load(&t->wake);
-		uint64_t now = time_ns(), next;
-
+	for (;;) {
 		atomic_store(&t->next, UINT64_MAX);
-		next = timers_scan(vm, now);
-		atomic_store(&t->next, next);
-		/* A time stored between the scan and this store saw next as UINT64_MAX and has bumped wake. */
-		futex_wait(&t->wake, seen, next == UINT64_MAX ? UINT64_MAX : next - now);
+		timers_arm(t, timers_scan(vm, time_ns()));
+		if (atomic_load(&t->stop))
+			return NULL;
+		alarm_wait(&t->alarm);
 	}
-	return NULL;
 }
 
 /* Client signals are not for this thread. */
@@ -82,10 +98,16 @@ int timers_get(struct vm *vm)
 	if (!t)
 		return -ENOMEM;
 	*t = (struct timers){ .users = 1, .next = UINT64_MAX };
+	r = alarm_open(&t->alarm);
+	if (r < 0) {
+		free(t);
+		return r;
+	}
 	vm->timers = t;
 	r = thread_start(t, vm);
 	if (r < 0) {
 		vm->timers = NULL;
+		alarm_close(&t->alarm);
 		free(t);
 	}
 	return r;
@@ -99,10 +121,10 @@ void timers_put(struct vm *vm, bool all)
 	if (!t || (--t->users && !all))
 		return;
 	atomic_store(&t->stop, true);
-	atomic_fetch_add(&t->wake, 1);
-	futex_wake(&t->wake, 1);
+	alarm_set(&t->alarm, 0);
 	pthread_join(t->thread, NULL);
 	vm->timers = NULL;
+	alarm_close(&t->alarm);
 	free(t);
 }
 
@@ -113,8 +135,5 @@ void timer_set(struct vcpu *v, uint64_t ns)
 	if (atomic_load_explicit(&v->timer_ns, memory_order_relaxed) == ns)
 		return;
 	atomic_store(&v->timer_ns, ns);
-	if (ns < atomic_load(&t->next)) {
-		atomic_fetch_add(&t->wake, 1);
-		futex_wake(&t->wake, 1);
-	}
+	timers_arm(t, ns);
 }
