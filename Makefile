@@ -78,7 +78,7 @@ GUEST_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/guest/*_test.c))
 SHIM_TESTS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/shim/*_test.c))
 # Paths of the engine that the small guests are run through, too.
 ENGINE_PATHS = block_insns=1 link=0 careful=1 precise_flags=1 tlb_entries=64 tlb_contexts=1 code_cache_mb=1 flush_every=100 revalidate=1
-BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm smp l1-32 depth3 depth3-no-shadow
+BOOT_TESTS = anykvm-answers not-nested host haswell qemu64 strict no-ept smm irqchip smp l1-32 depth3 depth3-no-shadow
 MIGRATIONS = savevm live damaged
 L2_MIGRATIONS = l1 l0 refused
 

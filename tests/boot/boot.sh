@@ -93,6 +93,12 @@ smm)
 	rm -f "$out/off.trace"
 	timeout 20 ./anykvm run --param anykvm.smm=0 -- qemu-system-x86_64 -accel kvm -M q35,smm=on -display none -S </dev/null 2>"$out/refused.log"
 	check 'and QEMU says so when it is told to' grep -q 'System Management Mode not supported' "$out/refused.log" ;;
+irqchip)
+	l1 -- -M kernel-irqchip=split -cpu host -smp 2
+	check 'split irqchip: two CPUs' says '^L1: user space reached: .* 2 CPU'
+	# One CPU: this QEMU never takes back a SIPI that it has sent, and its second processor's thread spins.
+	l1 -- -M kernel-irqchip=off -cpu host
+	check 'irqchip of the client' says '^L1: user space reached: .* 1 CPU' ;;
 secure-boot)
 	if [ ! -f /usr/share/OVMF/OVMF_CODE_4M.secboot.fd ]; then skip 'OVMF for secure boot' 'needs the package ovmf'; exit; fi
 	cp /usr/share/OVMF/OVMF_VARS_4M.fd "$out/vars.fd"
