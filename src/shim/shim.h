@@ -66,8 +66,10 @@ bool shim_access(int dirfd, const char *path, int mode, int *result);
 
 /* signals.c */
 void signals_take_over(void);                   /* idempotent; at the first open of /dev/kvm */
-void signals_enter_run(void);                   /* this thread is about to enter KVM_RUN */
 /* If libc has installed its handler for pthread_cancel(), ours goes before it. Idempotent. */
 void signals_take_over_cancel(void);
+
+/* masks.c */
+void signals_enter_run(void);                   /* this thread is about to enter KVM_RUN */
 
 #endif

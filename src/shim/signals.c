@@ -22,11 +22,10 @@
 #include <unistd.h>
 #include "base/syscall.h"
 #include "kvm/api.h"
+#include "shim/masks.h"
 #include "shim/shim.h"
 
-enum { SIGNALS = 65, KERNEL_SIGSET = 8, SIGCANCEL = 32 };
-
-#define SYNC_MASK (BIT(SIGSEGV - 1) | BIT(SIGBUS - 1) | BIT(SIGFPE - 1) | BIT(SIGILL - 1))
+enum { SIGNALS = 65, SIGCANCEL = 32 };
 
 typedef void handler_fn(int, siginfo_t *, void *);
 
@@ -37,10 +36,6 @@ static struct {
 	_Atomic(handler_fn *) handler;
 	_Atomic int flags;
 } handlers[SIGNALS];                             /* the client's, for the others */
-
-/* Threads that have been in KVM_RUN: which of the four the client believes to be blocked. */
-static _Thread_local bool runs_kvm;
-static _Thread_local uint64_t believed_blocked;
 
 /* Those of the four that somebody sent while the library's code ran. */
 static _Thread_local volatile uint32_t sync_kept;
@@ -53,20 +48,10 @@ sighandler_t sysv_signal(int sig, sighandler_t handler);
 sighandler_t __sysv_signal(int sig, sighandler_t handler);
 int __sigaction(int sig, const struct sigaction *act, struct sigaction *old);
 
-/* One place each, so that none is looked up for the first time in a handler. */
+/* One place, so that it is not looked up for the first time in a handler. */
 static int libc_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
 	return REAL(sigaction)(sig, act, old);
-}
-
-static int libc_pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
-{
-	return REAL(pthread_sigmask)(how, set, old);
-}
-
-static int libc_sigprocmask(int how, const sigset_t *set, sigset_t *old)
-{
-	return REAL(sigprocmask)(how, set, old);
 }
 
 static bool is_sync(int sig)
@@ -77,11 +62,6 @@ static bool is_sync(int sig)
 static bool is_function(const struct sigaction *act)
 {
 	return act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN;
-}
-
-static void kernel_mask(int how, const uint64_t *set, uint64_t *old)
-{
-	raw_syscall(SYS_rt_sigprocmask, how, (long)set, (long)old, KERNEL_SIGSET, 0, 0);
 }
 
 static uint64_t tables_lock(void)
@@ -347,9 +327,7 @@ void signals_take_over(void)
 		for (int sig = 1; sig < SIGNALS; sig++)
 			take_over_signal(sig);
 		pthread_atfork(NULL, NULL, anykvm_forked);
-		/* Looked up now, because it may first be wanted in a handler. */
-		libc_pthread_sigmask(SIG_BLOCK, NULL, NULL);
-		libc_sigprocmask(SIG_BLOCK, NULL, NULL);
+		masks_prepare();
 		atomic_store(&taken_over, true);
 	}
 	tables_unlock(mask);
@@ -377,17 +355,6 @@ void signals_take_over_cancel(void)
 		raw_syscall(SYS_rt_sigaction, SIGCANCEL, (long)&act, 0, KERNEL_SIGSET, 0, 0);
 	}
 	tables_unlock(mask);
-}
-
-void signals_enter_run(void)
-{
-	uint64_t four = SYNC_MASK, old;
-
-	if (runs_kvm)
-		return;
-	kernel_mask(SIG_UNBLOCK, &four, &old);
-	believed_blocked = old & SYNC_MASK;
-	runs_kvm = true;
 }
 
 /* ---- symbols ---- */
@@ -439,43 +406,4 @@ EXPORT sighandler_t sysv_signal(int sig, sighandler_t handler)
 EXPORT sighandler_t __sysv_signal(int sig, sighandler_t handler)
 {
 	return simple_signal(sig, handler, SA_RESETHAND | SA_NODEFER);
-}
-
-/* The four are taken out of what is asked for, and put into what is answered. */
-static int change_mask(int (*real)(int, const sigset_t *, sigset_t *), int how, const sigset_t *set, sigset_t *old)
-{
-	uint64_t before = believed_blocked, asked = 0, bits;
-	sigset_t filtered;
-	int ret;
-
-	if (!runs_kvm)
-		return real(how, set, old);
-	if (set) {
-		filtered = *set;
-		memcpy(&bits, set, sizeof(bits));
-		asked = bits & SYNC_MASK;
-		bits &= ~SYNC_MASK;
-		memcpy(&filtered, &bits, sizeof(bits));
-	}
-	ret = real(how, set ? &filtered : NULL, old);
-	if (ret)
-		return ret;
-	if (set)
-		believed_blocked = how == SIG_BLOCK ? before | asked : how == SIG_UNBLOCK ? before & ~asked : asked;
-	if (old) {
-		memcpy(&bits, old, sizeof(bits));
-		bits |= before;
-		memcpy(old, &bits, sizeof(bits));
-	}
-	return 0;
-}
-
-EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
-{
-	return change_mask(libc_pthread_sigmask, how, set, old);
-}
-
-EXPORT int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
-{
-	return change_mask(libc_sigprocmask, how, set, old);
 }
