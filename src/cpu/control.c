@@ -15,6 +15,7 @@ static const struct { uint64_t bit; unsigned feature; } cr4_features[] = {
 	{ CR4_VME, FEATURE_VME }, { CR4_PVI, FEATURE_VME }, { CR4_TSD, FEATURE_TSC }, { CR4_DE, FEATURE_DE },
 	{ CR4_PSE, FEATURE_PSE }, { CR4_PAE, FEATURE_PAE }, { CR4_PGE, FEATURE_PGE }, { CR4_OSFXSR, FEATURE_FXSR },
 	{ CR4_OSXMMEXCPT, FEATURE_SSE }, { CR4_UMIP, FEATURE_UMIP }, { CR4_VMXE, FEATURE_VMX }, { CR4_FSGSBASE, FEATURE_FSGSBASE },
+	{ CR4_CET, FEATURE_SHSTK }, { CR4_CET, FEATURE_IBT },
 	{ CR4_PCIDE, FEATURE_PCID }, { CR4_OSXSAVE, FEATURE_XSAVE }, { CR4_SMEP, FEATURE_SMEP }, { CR4_SMAP, FEATURE_SMAP },
 };
 
@@ -73,6 +74,8 @@ static bool cr0_valid(const struct cpu *cpu, uint64_t value)
 	if ((value & CR0_NW) && !(value & CR0_CD))
 		return false;
 	if (!(value & CR0_PG) && ((cpu->cr4 & CR4_PCIDE) || cpu_code64(cpu)))
+		return false;
+	if (!(value & CR0_WP) && (cpu->cr4 & CR4_CET))
 		return false;
 	return !ctl->in_vmx_root_or_non_root || vmx_permits(value, ctl->cr0_fixed0 & ~ctl->cr0_fixed_ignore, ctl->cr0_fixed1);
 }
@@ -137,6 +140,8 @@ static bool cr4_valid(const struct cpu *cpu, uint64_t value)
 	if (cpu_long_mode(cpu) && (!(value & CR4_PAE) || (changed & CR4_LA57)))
 		return false;
 	if ((changed & value & CR4_PCIDE) && (!cpu_long_mode(cpu) || (cpu->cr3 & 0xfff)))
+		return false;
+	if ((value & CR4_CET) && !(cpu->cr0 & CR0_WP))
 		return false;
 	if ((value & CR4_VMXE) && cpu->in_smm)
 		return false;

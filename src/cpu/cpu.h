@@ -191,6 +191,7 @@ struct cpu {
 		uint64_t pat, misc_enable, debugctl, spec_ctrl, smbase, smi_count;
 		uint64_t perf_global_ctrl, feature_control, tsc_adjust, umwait_control;
 	} msr;
+	struct { uint64_t ssp, u_cet, s_cet, pl_ssp[4], ssp_table; } cet;        /* cpu/cet.h */
 	uint32_t tsc_inline;             /* RDTSC as things are: may not fault nor exit, and knows offsets only. cpu_mode_update() keeps it */
 	/* Guest TSC = host TSC * tsc_multiplier / 2^48 + tsc_offset, before ctl's own; multiplier 0: not scaled. */
 	uint64_t tsc_multiplier;
@@ -275,6 +276,9 @@ enum mode_bits {
 	MODE_WATCH = 1 << 15,            /* DR7 has data breakpoints: careful translations */
 	MODE_NO_WAIT = 1 << 16,          /* CR0.MP and CR0.TS: WAIT faults */
 	MODE_BUS_LOCK = 1 << 17,         /* bus locks exit: careful translations */
+	MODE_SHSTK = 1 << 18,            /* the CPL has a shadow stack: CALL and RET go to their rules */
+	MODE_IBT = 1 << 19,              /* the CPL's indirect branches are tracked: they go to their rules */
+	MODE_TRACK = 1 << 20,            /* an ENDBRANCH is due: the engine looks at the next instruction first */
 };
 
 static inline void cpu_count(struct cpu *cpu, enum stat_id what) { cpu->stats->level[cpu->ctl->non_root][what]++; }
@@ -286,7 +290,7 @@ void cpu_free(struct cpu *cpu);
 /* Register state after RESET (init: after INIT, which keeps x87/SSE state, CR0.CD/NW, most MSRs and TSC). */
 void cpu_reset(struct cpu *cpu, bool init);
 /* Recomputes mode and the TLB context. To be called after any change of CS, SS, DS, ES, CR0, CR3, CR4, EFER, XCR0,
- * DR7, CPL, RFLAGS.TF/VM/AC, or ctl. */
+ * DR7, CPL, RFLAGS.TF/VM/AC, IA32_U_CET, IA32_S_CET, or ctl. */
 void cpu_mode_update(struct cpu *cpu);
 /* Sets RFLAGS with its side effects (mode word, interrupt window). Reserved bits are fixed up. */
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);

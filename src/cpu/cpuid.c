@@ -3,7 +3,7 @@
  * the processor's state, and the features that the rules ask for.
  */
 #include <linux/kvm.h>
-#include "cpu/fpu.h"
+#include "cpu/fpu_image.h"
 #include "cpu/rules.h"
 #include "x86/features.h"
 #include "x86/vmx.h"
@@ -88,6 +88,13 @@ static void dynamic_bits(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
 		set_bit(&out[CPUID_ECX], 4, cpu->cr4 & CR4_PKE);
 	else if (leaf == 0xd)
 		dynamic_leaf_d(cpu, subleaf, out);
+}
+
+uint64_t xss_allowed(const struct cpu *cpu)
+{
+	const struct cpuid_entry *e = find(cpu, 0xd, 1);
+
+	return e ? e->ecx & (XSTATE_CET_U | XSTATE_CET_S) : 0;
 }
 
 /* Topology leaves answer any subleaf with its number and the APIC id. */

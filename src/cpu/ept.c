@@ -11,6 +11,7 @@
 #define EPT_A 0x100ull
 #define EPT_D 0x200ull
 #define EPT_SUPPRESS_VE BIT(63)
+#define QUALIFICATION_SHSTK BIT(13)
 enum { PML_ENTRIES = 512 };
 
 static bool control(const struct cpu *cpu, uint32_t bit)
@@ -94,6 +95,8 @@ static enum walk_outcome violation(const struct cpu *cpu, struct walk *w, uint64
 		w->qualification |= BIT(6);
 	if (w->linear)
 		w->qualification |= BIT(7) | (structure ? 0 : BIT(8) | advanced_information(cpu, w));
+	if ((w->access & ACCESS_SHSTK) && !structure)
+		w->qualification |= QUALIFICATION_SHSTK;
 	w->convertible = !(entry & EPT_SUPPRESS_VE);
 	return WALK_EPT_VIOLATION;
 }

@@ -89,7 +89,7 @@ static enum fault_class fault_class(const struct event *ev)
 	if (ev->type != EVENT_HW_EXCEPTION)
 		return BENIGN;
 	switch (ev->vector) {
-	case VEC_DE: case VEC_TS: case VEC_NP: case VEC_SS: case VEC_GP:
+	case VEC_DE: case VEC_TS: case VEC_NP: case VEC_SS: case VEC_GP: case VEC_CP:
 		return CONTRIBUTORY;
 	case VEC_PF: case VEC_VE:
 		return PAGE_FAULT;

@@ -40,6 +40,7 @@ enum { RFLAGS_CF = 1, RFLAGS_FIXED = 2, RFLAGS_PF = 4, RFLAGS_AF = 0x10, RFLAGS_
 #define CR4_SMEP 0x100000ull
 #define CR4_SMAP 0x200000ull
 #define CR4_PKE 0x400000ull
+#define CR4_CET 0x800000ull
 
 #define EFER_SCE 0x1ull
 #define EFER_LME 0x100ull
@@ -56,9 +57,9 @@ enum { RFLAGS_CF = 1, RFLAGS_FIXED = 2, RFLAGS_PF = 4, RFLAGS_AF = 0x10, RFLAGS_
 
 enum { VEC_DE = 0, VEC_DB = 1, VEC_NMI = 2, VEC_BP = 3, VEC_OF = 4, VEC_BR = 5, VEC_UD = 6, VEC_NM = 7, VEC_DF = 8,
        VEC_TS = 10, VEC_NP = 11, VEC_SS = 12, VEC_GP = 13, VEC_PF = 14, VEC_MF = 16, VEC_AC = 17, VEC_MC = 18, VEC_XM = 19,
-       VEC_VE = 20 };
+       VEC_VE = 20, VEC_CP = 21 };
 
 /* Page-fault error code. */
-enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32 };
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32, PF_SS = 64 };
 
 #endif

@@ -7,6 +7,7 @@
  * registers 8 to 15 are neither saved nor restored.
  */
 #include "cpu/access.h"
+#include "cpu/cet.h"
 #include "cpu/fpu_image.h"
 #include "cpu/rules.h"
 #include "x86/features.h"
@@ -104,11 +105,6 @@ static void check_xsave_enabled(struct cpu *cpu)
 		cpu_raise_ud(cpu);
 }
 
-static unsigned xsave_area_size(uint64_t rfbm)
-{
-	return rfbm & XSTATE_AVX ? IMAGE_SIZE : IMAGE_AVX;
-}
-
 /* Writes the state components of image that are to be stored (those in comps) and MXCSR. */
 static void xsave_write(struct cpu *cpu, uint64_t addr, const uint8_t *image, uint64_t comps, bool mxcsr)
 {
@@ -140,6 +136,7 @@ static void xsave_compacted(struct cpu *cpu, uint64_t addr, const uint8_t *image
 		used |= XSTATE_SSE;
 	used &= rfbm;
 	xsave_write(cpu, addr, image, used, used & XSTATE_SSE);
+	used |= cet_save(cpu, addr, rfbm);
 	lin_store(cpu, addr + IMAGE_XSTATE_BV, 8, used, 0);
 	lin_store(cpu, addr + IMAGE_XCOMP_BV, 8, rfbm | XCOMP_COMPACTED, 0);
 }
@@ -253,6 +250,7 @@ void rule_xrstor(struct cpu *cpu, const struct insn *insn)
 {
 	bool supervisor = insn->opcode == 0xc7;
 	uint64_t allowed = cpu->xcr0 | (supervisor ? cpu->xss : 0), rfbm = requested_components(cpu) & allowed, addr;
+	struct cet_state cet;
 	struct image read;
 
 	check_xsave_enabled(cpu);
@@ -268,5 +266,7 @@ void rule_xrstor(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 	if (rfbm & image_get64(read.bytes, IMAGE_XSTATE_BV) & XSTATE_AVX)
 		lin_read(cpu, addr + IMAGE_AVX, read.bytes + IMAGE_AVX, vector_bytes(cpu), 0);
-	xrstor_load(cpu, read.bytes, rfbm, is_wide(cpu, insn));
+	cet = cet_read(cpu, addr, image_get64(read.bytes, IMAGE_XCOMP_BV), rfbm & image_get64(read.bytes, IMAGE_XSTATE_BV));
+	xrstor_load(cpu, read.bytes, rfbm & (XSTATE_X87 | XSTATE_SSE | XSTATE_AVX), is_wide(cpu, insn));
+	cet_load(cpu, &cet, rfbm);
 }

@@ -7,6 +7,7 @@
  * that a nested fault finds the processor as it was. Error codes name the
  * gate (bit 1); the EXT bit is added where nested faults are merged.
  */
+#include "cpu/cet.h"
 #include "cpu/event.h"
 #include "cpu/transfer.h"
 
@@ -27,6 +28,14 @@ static bool checks_gate_dpl(const struct event *ev)
 static uint64_t flags_image(const struct cpu *cpu, const struct event *ev)
 {
 	return event_sets_rf(ev) ? cpu->rflags | RFLAGS_RF : cpu->rflags;
+}
+
+/* Pushes the return address on the handler's shadow stack, commits SSP and the tracker. */
+static void enter_cet(struct cpu *cpu, const struct event *ev, const struct segment *cs, unsigned cpl, unsigned ist)
+{
+	if (likely(!(cpu->cr4 & CR4_CET)))
+		return;
+	cet_enter(cpu, cpl, shadow_call(cpu, cs, cpl, return_rip(cpu, ev), ist));
 }
 
 static void enter(struct cpu *cpu, struct segment cs, unsigned cpl, uint64_t rip, uint64_t clear)
@@ -162,6 +171,7 @@ static void deliver_long(struct cpu *cpu, const struct event *ev)
 		cpu_raise_gp(cpu);
 	rsp = frame_push(cpu, NULL, 8, rsp & ~15ull, 8, items, ev->has_error ? 6 : 5, 0, cpl != cpu->cpl ? ACCESS_SUPER : 0);
 	descriptor_touch(cpu, &cs, raw);
+	enter_cet(cpu, ev, &cs, cpl, g.ist);
 	cpu->gpr[REG_RSP] = rsp;
 	if (cpl != cpu->cpl) {
 		cpu->seg[SEG_SS] = segment_null(cpl);
@@ -181,6 +191,7 @@ static void deliver_same(struct cpu *cpu, const struct event *ev, const struct g
 
 	rsp = frame_push(cpu, ss, stack_width(false, ss), cpu->gpr[REG_RSP], size, items, ev->has_error ? 4 : 3, 0, 0);
 	descriptor_touch(cpu, &cs, raw);
+	enter_cet(cpu, ev, &cs, cpu->cpl, 0);
 	cpu->gpr[REG_RSP] = rsp;
 	enter(cpu, cs, cpu->cpl, rip, cleared_flags(g));
 }
@@ -222,6 +233,7 @@ static void deliver_inner(struct cpu *cpu, const struct event *ev, const struct 
 	                cpu->cpl == 3 ? ACCESS_SUPER : 0);
 	descriptor_touch(cpu, &ss, ss_raw);
 	descriptor_touch(cpu, &cs, raw);
+	enter_cet(cpu, ev, &cs, cpl, 0);
 	if (cpu->rflags & RFLAGS_VM)
 		for (unsigned i = 0; i < ARRAY_SIZE(data); i++)
 			cpu->seg[data[i]] = segment_null(0);

@@ -4,6 +4,7 @@
  * register changes, so that a fault leaves the state as it was.
  */
 #include "cpu/access.h"
+#include "cpu/cet.h"
 #include "cpu/rules.h"
 
 static uint64_t wrap(uint64_t value, unsigned size)
@@ -149,13 +150,36 @@ static uint64_t branch_target(struct cpu *cpu, const struct insn *insn)
 	return insn->has_modrm ? rm_load(cpu, insn, size) : relative_target(cpu, insn);
 }
 
+/* A CALL to the next instruction only wants to know its address: that is no return address. */
+static bool calls_next(const struct insn *insn)
+{
+	return !insn->has_modrm && !insn->imm;
+}
+
+/* On the stack, then on the shadow stack; both stack pointers move when neither has faulted. */
+static void push_return(struct cpu *cpu, const struct insn *insn)
+{
+	unsigned size = branch_size(cpu, insn);
+	uint64_t before = cpu->gpr[REG_RSP], after;
+
+	stack_push(cpu, size, cpu->next_rip);
+	if (!(cpu->mode & MODE_SHSTK) || calls_next(insn))
+		return;
+	after = cpu->gpr[REG_RSP];
+	cpu->gpr[REG_RSP] = before;
+	cpu->cet.ssp = shadow_near_call(cpu, size, cpu->next_rip);
+	cpu->gpr[REG_RSP] = after;
+}
+
 void rule_near_call(struct cpu *cpu, const struct insn *insn)
 {
 	uint64_t target = branch_target(cpu, insn);
 
 	check_target(cpu, target);
-	stack_push(cpu, branch_size(cpu, insn), cpu->next_rip);
+	push_return(cpu, insn);
 	cpu->next_rip = target;
+	if (insn->has_modrm)
+		track_indirect(cpu, insn);
 }
 
 void rule_near_ret(struct cpu *cpu, const struct insn *insn)
@@ -164,6 +188,8 @@ void rule_near_ret(struct cpu *cpu, const struct insn *insn)
 	uint64_t sp = stack_pointer(cpu), target = seg_load(cpu, SEG_SS, sp, size);
 
 	check_target(cpu, target);
+	if (cpu->mode & MODE_SHSTK)
+		cpu->cet.ssp = shadow_near_ret(cpu, size, target);
 	stack_pointer_set(cpu, sp + size + (insn->imm_size ? (uint16_t)insn->imm : 0));
 	cpu->next_rip = target;
 }
@@ -197,6 +223,8 @@ void rule_near_jmp(struct cpu *cpu, const struct insn *insn)
 	target = branch_target(cpu, insn);
 	check_target(cpu, target);
 	cpu->next_rip = target;
+	if (insn->has_modrm)
+		track_indirect(cpu, insn);
 }
 
 /* LOOPNE, LOOPE, LOOP, JCXZ: opcodes E0 to E3. The counter has the address size. */

@@ -5,13 +5,14 @@
  * run again, and finds the answer in cpu->msr_exit.
  */
 #include <linux/kvm.h>
+#include "cpu/cet.h"
 #include "cpu/rules.h"
 #include "cpu/time.h"
 #include "cpu/vapic.h"
 #include "x86/features.h"
 
 enum { MSR_OK, MSR_FAULT, MSR_UNKNOWN };
-enum msr_check { MSR_ANY, MSR_LOW32, MSR_ZERO, MSR_CANONICAL, MSR_MEMORY_TYPES, MSR_WAIT_LIMIT /* bit 1 and the upper half are reserved */ };
+enum msr_check { MSR_ANY, MSR_LOW32, MSR_CANONICAL, MSR_SHADOW_STACK, MSR_MEMORY_TYPES, MSR_WAIT_LIMIT /* bit 1 and the upper half are reserved */ };
 enum { FEATURE_NONE = FEATURE_COUNT };
 
 typedef uint64_t msr_read_fn(struct cpu *cpu, bool host);
@@ -160,6 +161,48 @@ static bool write_tsc_aux(struct cpu *cpu, uint64_t value, bool host)
 	return true;
 }
 
+static uint64_t read_u_cet(struct cpu *cpu, bool host)
+{
+	return cpu->cet.u_cet;
+}
+
+static uint64_t read_s_cet(struct cpu *cpu, bool host)
+{
+	return cpu->cet.s_cet;
+}
+
+static bool write_cet(struct cpu *cpu, unsigned cpl, uint64_t value)
+{
+	if (!cet_control_valid(cpu, value))
+		return false;
+	*cet_control(cpu, cpl) = value;
+	cpu_mode_update(cpu);
+	return true;
+}
+
+static bool write_u_cet(struct cpu *cpu, uint64_t value, bool host)
+{
+	return write_cet(cpu, 3, value);
+}
+
+static bool write_s_cet(struct cpu *cpu, uint64_t value, bool host)
+{
+	return write_cet(cpu, 0, value);
+}
+
+static uint64_t read_xss(struct cpu *cpu, bool host)
+{
+	return cpu->xss;
+}
+
+static bool write_xss(struct cpu *cpu, uint64_t value, bool host)
+{
+	if (value & ~xss_allowed(cpu))
+		return false;
+	cpu->xss = value;
+	return true;
+}
+
 /* ---- the table ---- */
 
 static const struct msr {
@@ -203,6 +246,10 @@ static bool msr_offered(const struct cpu *cpu, const struct msr *m)
 		return spec_ctrl_bits(cpu);
 	case 0x9e:
 		return false;            /* the client's only */
+	case 0x6a0: case 0x6a2:
+		return cpu_has(cpu, FEATURE_SHSTK) || cpu_has(cpu, FEATURE_IBT);
+	case 0x6a8:
+		return cpu_has(cpu, FEATURE_SHSTK) && cpu_has(cpu, FEATURE_LM);
 	case 0xc0000080:
 		return cpu_has(cpu, FEATURE_LM) || cpu_has(cpu, FEATURE_NX) || cpu_has(cpu, FEATURE_SYSCALL);
 	case 0xc0000103:
@@ -223,8 +270,8 @@ static bool memory_types_valid(uint64_t pat)
 static bool msr_value_valid(const struct cpu *cpu, const struct msr *m, uint64_t value)
 {
 	switch (m->check) {
-	case MSR_ZERO:
-		return !value;
+	case MSR_SHADOW_STACK:
+		return cet_ssp_valid(cpu, value);
 	case MSR_WAIT_LIMIT:
 		return !(value >> 32) && !(value & 2);
 	case MSR_CANONICAL:

@@ -16,6 +16,9 @@ rule_fn rule_invlpg, rule_invpcid, rule_wbinvd, rule_invd, rule_hlt, rule_monito
 rule_fn rule_clflush;                    /* CLFLUSH, CLFLUSHOPT, CLWB: translate and check the address */
 rule_fn rule_getsec;
 rule_fn rule_rsm;                        /* smm.c */
+/* shadow_insn.c, branch_tracking.c */
+rule_fn rule_incssp, rule_rdssp, rule_wrss, rule_wruss, rule_rstorssp, rule_saveprevssp, rule_setssbsy, rule_clrssbsy;
+rule_fn rule_endbranch;
 /* flags.c */
 rule_fn rule_cli, rule_sti, rule_clac, rule_stac, rule_pushf, rule_popf;
 /* descriptors.c */
@@ -83,6 +86,8 @@ bool pdptrs_load(struct cpu *cpu, uint64_t cr3);
 int msr_read(struct cpu *cpu, uint32_t index, uint64_t *value, bool host_initiated);
 int msr_write(struct cpu *cpu, uint32_t index, uint64_t value, bool host_initiated);
 
+/* cpuid.c: the supervisor state components that the guest's CPUID names and that there are. */
+uint64_t xss_allowed(const struct cpu *cpu);
 /* cpuid.c: what CPUID returns for leaf and subleaf, with the bits that follow the state (OSXSAVE, APIC, XSAVE sizes). */
 void cpuid_lookup(struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 

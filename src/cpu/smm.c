@@ -4,6 +4,7 @@
  * through struct smm_state, all of whose members are 64 bits wide, so that RSM
  * can look at the whole before it changes anything.
  */
+#include "cpu/cet.h"
 #include "cpu/rules.h"
 #include "cpu/smm.h"
 #include "x86/features.h"
@@ -12,7 +13,7 @@
 struct smm_segment { uint64_t selector, attributes, limit, base; };
 
 struct smm_state {
-	uint64_t gpr[16], rip, rflags, cr0, cr3, cr4, efer, dr6, dr7, smbase, revision, auto_halt;
+	uint64_t gpr[16], rip, rflags, cr0, cr3, cr4, efer, dr6, dr7, smbase, ssp, revision, auto_halt;
 	struct smm_segment seg[SEG_COUNT], gdtr, idtr;
 };
 
@@ -32,7 +33,7 @@ static const struct smm_field layout64[] = {
 	SEGMENT64(0xfe00, seg[SEG_ES]), SEGMENT64(0xfe10, seg[SEG_CS]), SEGMENT64(0xfe20, seg[SEG_SS]), SEGMENT64(0xfe30, seg[SEG_DS]),
 	SEGMENT64(0xfe40, seg[SEG_FS]), SEGMENT64(0xfe50, seg[SEG_GS]), TABLE64(0xfe60, gdtr), SEGMENT64(0xfe70, seg[SEG_LDTR]),
 	TABLE64(0xfe80, idtr), SEGMENT64(0xfe90, seg[SEG_TR]),
-	FIELD(0xfec9, 1, auto_halt), FIELD(0xfed0, 8, efer), FIELD(0xfefc, 4, revision), FIELD(0xff00, 4, smbase),
+	FIELD(0xfec9, 1, auto_halt), FIELD(0xfed0, 8, efer), FIELD(0xfefc, 4, revision), FIELD(0xff00, 4, smbase), FIELD(0xff18, 8, ssp),
 	FIELD(0xff48, 8, cr4), FIELD(0xff50, 8, cr3), FIELD(0xff58, 8, cr0), FIELD(0xff60, 8, dr7), FIELD(0xff68, 8, dr6),
 	FIELD(0xff70, 8, rflags), FIELD(0xff78, 8, rip),
 	GPR64(0), GPR64(1), GPR64(2), GPR64(3), GPR64(4), GPR64(5), GPR64(6), GPR64(7),
@@ -95,7 +96,7 @@ void smm_save(const struct cpu *cpu, struct smm_image *image)
 {
 	struct smm_state s = {
 		.rip = cpu->rip, .rflags = cpu->rflags, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
-		.dr6 = cpu->dr6, .dr7 = cpu->dr7, .smbase = cpu->msr.smbase, .revision = wide(cpu) ? REVISION64 : REVISION32,
+		.dr6 = cpu->dr6, .dr7 = cpu->dr7, .smbase = cpu->msr.smbase, .ssp = cpu->cet.ssp, .revision = wide(cpu) ? REVISION64 : REVISION32,
 		.auto_halt = cpu->activity == ACTIVITY_HLT,
 		.gdtr = { .base = cpu->gdtr.base, .limit = cpu->gdtr.limit }, .idtr = { .base = cpu->idtr.base, .limit = cpu->idtr.limit } };
 
@@ -189,6 +190,8 @@ static bool control_registers_valid(const struct cpu *cpu, const struct smm_stat
 
 	if (s->cr0 >> 32 || (paging && !(s->cr0 & CR0_PE)) || ((s->cr0 & CR0_NW) && !(s->cr0 & CR0_CD)))
 		return false;
+	if ((s->cr4 & CR4_CET) && (!(s->cr0 & CR0_WP) || !cet_ssp_valid(cpu, s->ssp)))
+		return false;
 	if ((s->cr4 & ~cr4) || ((s->cr4 & CR4_PCIDE) && !long_mode) || (long_mode && !(s->cr4 & CR4_PAE)))
 		return false;
 	return !long_mode || !(s->cr3 >> 52 || (s->cr3 & cpu->reserved_pa));
@@ -228,6 +231,7 @@ static void registers_load(struct cpu *cpu, const struct smm_state *s)
 	cpu->dr6 = (s->dr6 & (0xf | DR6_BD | DR6_BS | DR6_BT)) | DR6_FIXED;
 	cpu->dr7 = (s->dr7 & 0xffff23ff) | DR7_FIXED;
 	cpu->msr.smbase = s->smbase;
+	cpu->cet.ssp = wide(cpu) ? s->ssp : cpu->cet.ssp;
 }
 
 /* Without EPT; with it they are the guest's own, and the VMCS has them. */

@@ -7,6 +7,7 @@
  */
 #include <linux/kvm.h>
 #include <sys/mman.h>
+#include "cpu/cet.h"
 #include "cpu/fpu.h"
 #include "x86/vmx.h"
 #include "xlat/xlat.h"
@@ -127,6 +128,7 @@ void cpu_reset(struct cpu *cpu, bool init)
 	reset_segments(cpu);
 	cpu->cr0 = CR0_ET | kept;
 	cpu->cr2 = cpu->cr3 = cpu->cr4 = cpu->efer = 0;
+	memset(&cpu->cet, 0, sizeof(cpu->cet));
 	memset(cpu->pdptr, 0, sizeof(cpu->pdptr));
 	memset(cpu->dr, 0, sizeof(cpu->dr));
 	cpu->dr6 = DR6_FIXED;
@@ -227,6 +229,8 @@ void cpu_mode_update(struct cpu *cpu)
 	mode |= cpu->cpl == 3 ? MODE_CPL3 : cpu->cpl == 0 ? MODE_CPL0 : 0;
 	if ((cpu->cr0 & CR0_AM) && (cpu->rflags & RFLAGS_AC) && cpu->cpl == 3)
 		mode |= MODE_ALIGN;
+	if (unlikely(cpu->cr4 & CR4_CET))
+		mode |= cet_mode(cpu);
 	cpu->mode = mode;
 	cpu->tsc_inline = tsc_plain(cpu->ctl) && !cpu->tsc_multiplier && !((cpu->cr4 & CR4_TSD) && cpu->cpl > 0);
 	tlb_context_update(cpu);

@@ -6,6 +6,7 @@
  * non-canonical address faults in ring 0. A guest that sees an AMD processor
  * may use SYSCALL in compatibility mode too.
  */
+#include "cpu/cet.h"
 #include "cpu/transfer.h"
 #include "x86/features.h"
 
@@ -28,6 +29,8 @@ void rule_syscall(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_ud(cpu);
 	cpu->gpr[REG_RCX] = cpu->next_rip;
 	cpu->gpr[REG_R11] = cpu->rflags & ~(uint64_t)RFLAGS_RF;
+	if (unlikely(cpu->cr4 & CR4_CET))
+		cet_system_call(cpu);
 	enter_flat(cpu, cs, ss, 0, true, wide ? cpu->msr.lstar : cpu->msr.cstar,
 	           cpu->rflags & ~(cpu->msr.fmask | RFLAGS_RF | RFLAGS_VM));
 	/* Whether this instruction traps is decided by TF as the mask has left it. */
@@ -45,6 +48,8 @@ void rule_sysret(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_ud(cpu);
 	if (cpu->cpl != 0 || (wide && !cpu_canonical(cpu, rip)))
 		cpu_raise_gp(cpu);
+	if (unlikely(cpu->cr4 & CR4_CET))
+		cet_system_return(cpu);
 	enter_flat(cpu, (base + (wide ? 16 : 0)) | 3, (base + 8) | 3, 3, wide, rip, cpu->gpr[REG_R11] & flags);
 	/* A TF that this instruction sets traps right after it, unlike POPF's. */
 	if (stepping)
@@ -64,6 +69,8 @@ void rule_sysenter(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_ud(cpu);
 	if (!(cpu->cr0 & CR0_PE) || !cs)
 		cpu_raise_gp(cpu);
+	if (unlikely(cpu->cr4 & CR4_CET))
+		cet_system_call(cpu);
 	cpu->gpr[REG_RSP] = cpu->msr.sysenter_esp & mask;
 	enter_flat(cpu, cs, cs + 8, 0, wide, cpu->msr.sysenter_eip & mask,
 	           cpu->rflags & ~(uint64_t)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF));
@@ -84,5 +91,7 @@ void rule_sysexit(struct cpu *cpu, const struct insn *insn)
 		cpu_raise_gp(cpu);
 	cs += wide ? 32 : 16;
 	cpu->gpr[REG_RSP] = rsp;
+	if (unlikely(cpu->cr4 & CR4_CET))
+		cet_system_return(cpu);
 	enter_flat(cpu, cs | 3, (cs + 8) | 3, 3, wide, rip, cpu->rflags);
 }

@@ -6,6 +6,7 @@
  * it the new task runs: its segment registers hold selectors without
  * descriptors until each is loaded, and a bad one is the new task's #TS.
  */
+#include "cpu/cet.h"
 #include "cpu/event.h"
 #include "cpu/transfer.h"
 
@@ -174,6 +175,7 @@ static struct segment new_tss(struct cpu *cpu, uint16_t selector, enum task_reas
 		cpu_raise_error(cpu, VEC_NP, selector_error(selector));
 	if (s.limit < tss_format(&s)->limit)
 		cpu_raise_error(cpu, VEC_TS, selector_error(selector));
+	shadow_task_check(cpu, &s, why);
 	return s;
 }
 
@@ -232,6 +234,7 @@ void task_switch(struct cpu *cpu, uint16_t tss_selector, enum task_reason why, b
 	uint16_t old_selector = cpu->seg[SEG_TR].selector;
 	uint64_t raw, rflags;
 	struct segment tss = new_tss(cpu, tss_selector, why, &raw);
+	struct shadow_task shadow;
 	struct task t;
 
 	if (cpu_in_guest(cpu))
@@ -240,6 +243,7 @@ void task_switch(struct cpu *cpu, uint16_t tss_selector, enum task_reason why, b
 	if (nested)
 		lin_probe_write(cpu, tss.base, 2, ACCESS_SUPER);
 	save_task(cpu, old_rip(cpu, why), old_rflags(cpu, why));
+	shadow = shadow_task_leave(cpu, why, t.rflags & RFLAGS_VM ? 3 : t.selector[SEG_CS] & 3, old_rip(cpu, why));
 	if (!nested)
 		set_busy(cpu, old_selector, false);
 	else
@@ -253,6 +257,7 @@ void task_switch(struct cpu *cpu, uint16_t tss_selector, enum task_reason why, b
 	if (tss_format(&tss)->size == 4 && (cpu->cr0 & CR0_PG) && !cr3_write(cpu, t.cr3))
 		cpu_raise_error(cpu, VEC_TS, selector_error(tss_selector));
 	load_segments(cpu, &t);
+	shadow_task_enter(cpu, &shadow, why);
 	cpu_mode_update(cpu);
 	if (cpu->rip > cpu->seg[SEG_CS].limit)
 		cpu_raise_gp(cpu);

@@ -381,7 +381,7 @@ static void tlb_install(struct cpu *cpu, struct tlb_context *c, const struct wal
 static struct walk walk_of(const struct cpu *cpu, uint64_t addr, unsigned access)
 {
 	return (struct walk){ .addr = cpu->efer & EFER_LMA ? addr : (uint32_t)addr, .access = access,
-	                      .user = cpu->cpl == 3 && !(access & ACCESS_SUPER), .linear = true };
+	                      .user = (cpu->cpl == 3 && !(access & ACCESS_SUPER)) || (access & ACCESS_USER), .linear = true };
 }
 
 struct translation tlb_translate(struct cpu *cpu, uint64_t addr, unsigned access)
@@ -416,7 +416,8 @@ struct translation tlb_translate_sized(struct cpu *cpu, uint64_t addr, unsigned 
 	t.host = mem_slot_host(t.slot, w.pa);
 	if (access & ACCESS_WRITE)
 		mem_mark_dirty(t.slot, w.pa);
-	tlb_install(cpu, access & ACCESS_SUPER ? super_context(cpu) : cpu->tlbs->current, &w, t.slot);
+	if (!(access & ACCESS_SHSTK))
+		tlb_install(cpu, access & ACCESS_SUPER ? super_context(cpu) : cpu->tlbs->current, &w, t.slot);
 	return t;
 }
 

@@ -34,7 +34,9 @@ static inline struct tlb_entry *tlb_entry_at(struct tlb_entry *tlb, uint64_t mas
 
 struct cpu;
 enum access { ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_EXEC = 4,
-              ACCESS_SUPER = 8 };      /* implicit supervisor access: descriptor tables, TSS */
+              ACCESS_SUPER = 8,        /* implicit supervisor access: descriptor tables, TSS */
+              ACCESS_SHSTK = 16,       /* of the shadow stack: only pages that are made for it; no entry is installed */
+              ACCESS_USER = 32 };      /* user-mode access, whatever the CPL (WRUSS) */
 
 /* Where a linear page leads. */
 struct translation {

@@ -2,6 +2,7 @@
  * Far JMP and far CALL: directly, through call gates (with a change of stack
  * when a CALL goes inwards), and to tasks.
  */
+#include "cpu/cet.h"
 #include "cpu/transfer.h"
 
 struct far_target { uint64_t offset; uint16_t selector; };
@@ -47,23 +48,26 @@ static void check_direct_code(struct cpu *cpu, const struct segment *cs)
 		cpu_raise_error(cpu, VEC_NP, error);
 }
 
-/* Return address of size-byte items on the present stack. */
-static void push_return(struct cpu *cpu, unsigned size)
+/* Return address of size-byte items on the present stack. The new stack pointer. */
+static uint64_t push_return(struct cpu *cpu, unsigned size)
 {
 	const struct segment *ss = &cpu->seg[SEG_SS];
 	uint64_t items[2] = { cpu->seg[SEG_CS].selector, cpu->next_rip };
 
-	cpu->gpr[REG_RSP] = frame_push(cpu, ss, stack_addr_size(cpu), cpu->gpr[REG_RSP], size, items, 2, 0, 0);
+	return frame_push(cpu, ss, stack_addr_size(cpu), cpu->gpr[REG_RSP], size, items, 2, 0, 0);
 }
 
 /* To code segment cs at the present privilege. */
 static void transfer_same(struct cpu *cpu, struct segment cs, uint64_t raw, uint64_t offset, bool call, unsigned size)
 {
-	uint64_t rip = transfer_target(cpu, &cs, offset);
+	uint64_t rip = transfer_target(cpu, &cs, offset), rsp = cpu->gpr[REG_RSP], ssp;
 
 	descriptor_touch(cpu, &cs, raw);
 	if (call)
-		push_return(cpu, size);
+		rsp = push_return(cpu, size);
+	ssp = call ? shadow_call(cpu, &cs, cpu->cpl, cpu->next_rip, 0) : shadow_jmp(cpu, &cs);
+	cpu->gpr[REG_RSP] = rsp;
+	cet_enter(cpu, cpu->cpl, ssp);
 	transfer_commit(cpu, cs, cpu->cpl, rip);
 }
 
@@ -111,7 +115,7 @@ static struct segment gate_code(struct cpu *cpu, const struct gate *g, bool call
 static void call_inner_long(struct cpu *cpu, struct segment cs, uint64_t raw, uint64_t offset)
 {
 	unsigned dpl = cs.dpl;
-	uint64_t rsp = tss_load64(cpu, 4 + dpl * 8), rip;
+	uint64_t rsp = tss_load64(cpu, 4 + dpl * 8), rip, ssp;
 	uint64_t items[4] = { cpu->seg[SEG_SS].selector, cpu->gpr[REG_RSP], cpu->seg[SEG_CS].selector, cpu->next_rip };
 
 	if (!cpu_canonical(cpu, rsp))
@@ -119,6 +123,8 @@ static void call_inner_long(struct cpu *cpu, struct segment cs, uint64_t raw, ui
 	rip = transfer_target(cpu, &cs, offset);
 	descriptor_touch(cpu, &cs, raw);
 	rsp = frame_push(cpu, NULL, 8, rsp, 8, items, 4, 0, ACCESS_SUPER);
+	ssp = shadow_call(cpu, &cs, dpl, cpu->next_rip, 0);
+	cet_enter(cpu, dpl, ssp);
 	cpu->seg[SEG_SS] = segment_null(dpl);
 	cpu->seg[SEG_SS].dpl = dpl;
 	cpu->gpr[REG_RSP] = rsp;
@@ -129,7 +135,7 @@ static void call_inner_long(struct cpu *cpu, struct segment cs, uint64_t raw, ui
 static void call_inner(struct cpu *cpu, const struct gate *g, struct segment cs, uint64_t raw)
 {
 	unsigned dpl = cs.dpl, size = gate_size(cpu, g), n = 0;
-	uint64_t sp, rip, params[32], items[36], ss_raw;
+	uint64_t sp, ssp, rip, params[32], items[36], ss_raw;
 	uint16_t ss_sel;
 	struct segment ss;
 
@@ -150,6 +156,8 @@ static void call_inner(struct cpu *cpu, const struct gate *g, struct segment cs,
 	descriptor_touch(cpu, &ss, ss_raw);
 	descriptor_touch(cpu, &cs, raw);
 	sp = frame_push(cpu, &ss, stack_width(false, &ss), sp, size, items, n, selector_error(ss_sel), ACCESS_SUPER);
+	ssp = shadow_call(cpu, &cs, dpl, cpu->next_rip, 0);
+	cet_enter(cpu, dpl, ssp);
 	cpu->seg[SEG_SS] = ss;
 	cpu->gpr[REG_RSP] = sp;
 	transfer_commit(cpu, cs, dpl, rip);
@@ -210,7 +218,7 @@ static void transfer_far(struct cpu *cpu, const struct insn *insn, bool call)
 	if (!cpu_protected(cpu)) {
 		transfer_target(cpu, &cpu->seg[SEG_CS], t.offset);
 		if (call)
-			push_return(cpu, insn->opsize);
+			cpu->gpr[REG_RSP] = push_return(cpu, insn->opsize);
 		load_cs_real(cpu, t);
 		return;
 	}

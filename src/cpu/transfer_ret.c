@@ -2,6 +2,7 @@
  * Far RET and IRET, in every mode: to the same ring, to an outer ring, to
  * virtual-8086 mode, and back to the previous task.
  */
+#include "cpu/cet.h"
 #include "cpu/transfer.h"
 #include "x86/vmx.h"
 
@@ -112,6 +113,7 @@ static void ret_far_outer(struct cpu *cpu, struct segment cs, uint64_t cs_raw, u
 	descriptor_touch(cpu, &cs, cs_raw);
 	if (!ss.unusable)
 		descriptor_touch(cpu, &ss, ss_raw);
+	cpu->cet.ssp = shadow_return(cpu, &cs, rip, false);
 	load_stack(cpu, &cs, &ss, item[0]);
 	cpu->gpr[REG_RSP] = stack_advance(cpu->gpr[REG_RSP], stack_width(cpu_long_mode(cpu) && cs.l, &ss), release);
 	transfer_commit(cpu, cs, cs.selector & 3, rip);
@@ -138,6 +140,7 @@ void rule_ret_far(struct cpu *cpu, const struct insn *insn)
 	}
 	rip = transfer_target(cpu, &cs, item[0]);
 	descriptor_touch(cpu, &cs, raw);
+	cpu->cet.ssp = shadow_return(cpu, &cs, rip, false);
 	cpu->gpr[REG_RSP] = stack_advance(cpu->gpr[REG_RSP], width, 2 * size + release);
 	transfer_commit(cpu, cs, cpu->cpl, rip);
 }
@@ -217,6 +220,7 @@ static void iret_to_vm86(struct cpu *cpu)
 	frame_read(cpu, cpu->gpr[REG_RSP], 4, item, 9);
 	if ((item[0] & 0xffffffff) > 0xffff)
 		cpu_raise_gp(cpu);
+	shadow_return_vm86(cpu);
 	cpu->seg[SEG_CS] = segment_vm86(item[1]);
 	for (unsigned i = 0; i < ARRAY_SIZE(order); i++)
 		cpu->seg[order[i]] = segment_vm86(item[4 + i]);
@@ -250,6 +254,8 @@ static void iret_with_stack(struct cpu *cpu, struct segment cs, uint64_t cs_raw,
 	descriptor_touch(cpu, &cs, cs_raw);
 	if (!ss.unusable)
 		descriptor_touch(cpu, &ss, ss_raw);
+	if (unlikely(cpu->cr4 & CR4_CET))
+		cpu->cet.ssp = shadow_return(cpu, &cs, rip, true);
 	load_stack(cpu, &cs, &ss, item[3]);
 	cpu->seg[SEG_CS] = cs;
 	cpu->cpl = cpl;
@@ -265,6 +271,8 @@ static void iret_same(struct cpu *cpu, struct segment cs, uint64_t cs_raw, const
 	uint64_t rip = transfer_target(cpu, &cs, item[0]), mask = iret_flags_mask(cpu, cpu->cpl, size);
 
 	descriptor_touch(cpu, &cs, cs_raw);
+	if (unlikely(cpu->cr4 & CR4_CET))
+		cpu->cet.ssp = shadow_return(cpu, &cs, rip, true);
 	cpu->gpr[REG_RSP] = stack_advance(cpu->gpr[REG_RSP], stack_addr_size(cpu), 3 * size);
 	set_flags(cpu, item[2], mask);
 	transfer_commit(cpu, cs, cpu->cpl, rip);

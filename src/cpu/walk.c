@@ -238,12 +238,21 @@ static unsigned rights_of(const struct cpu *cpu, const struct walk *w, bool user
 	return rights;
 }
 
+/* A page of a shadow stack: it alone lacks R/W, and is dirty all the same. Supervisor and user have their own ones. */
+static unsigned shadow_rights(const struct walk *w, const struct trail *t)
+{
+	uint64_t leaf = t->entry[t->depth - 1];
+	bool shadow = (t->last.all & PTE_W) && (leaf & (PTE_W | PTE_D)) == PTE_D;
+
+	return shadow && w->user == w->user_page ? ACCESS_READ | ACCESS_WRITE : 0;
+}
+
 static enum walk_outcome page_fault(const struct cpu *cpu, struct walk *w, uint32_t why)
 {
 	bool fetch_known = (cpu->cr4 & CR4_SMEP) || ((cpu->cr4 & CR4_PAE) && (cpu->efer & EFER_NX));
 
 	w->error = why | (w->access & ACCESS_WRITE ? PF_W : 0) | (w->user ? PF_U : 0)
-	         | ((w->access & ACCESS_EXEC) && fetch_known ? PF_I : 0);
+	         | ((w->access & ACCESS_EXEC) && fetch_known ? PF_I : 0) | (w->access & ACCESS_SHSTK ? PF_SS : 0);
 	return WALK_PAGE_FAULT;
 }
 
@@ -278,7 +287,7 @@ static enum step walk_paged(struct cpu *cpu, struct walk *w, const struct paging
 	w->user_page = t.all & PTE_U;
 	w->writable_page = t.all & PTE_W;
 	w->nx_page = p->entry_size == 8 && (t.any & PTE_NX);
-	w->rights = rights_of(cpu, w, w->user_page, w->writable_page, w->nx_page);
+	w->rights = w->access & ACCESS_SHSTK ? shadow_rights(w, &t) : rights_of(cpu, w, w->user_page, w->writable_page, w->nx_page);
 	if (!w->probe && (wanted & ~w->rights) && t.first)
 		return walk_again(w);
 	if (!w->probe && (wanted & ~w->rights)) {

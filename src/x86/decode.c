@@ -5,7 +5,7 @@
  * Prefixes are read here from the bytes themselves, because Zydis reports them
  * only where it thinks they mean something: rules want to know F2, F3, 66 and
  * segment overrides as they stand. Extensions of Intel's that no guest is
- * offered and that reuse the reserved NOPs (MPX, CET, CLDEMOTE, WBNOINVD) are
+ * offered and that reuse the reserved NOPs (MPX, CLDEMOTE, WBNOINVD) are
  * switched off, so that those bytes are the NOPs they are on a processor
  * without them.
  *
@@ -28,8 +28,7 @@ static void init_decoders(void)
 		[DECODER_32] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
 		[DECODER_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
 	};
-	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE,
-	                                        ZYDIS_DECODER_MODE_WBNOINVD };
+	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_WBNOINVD };
 
 	for (unsigned i = 0; i < DECODER_COUNT; i++) {
 		ZydisDecoderInit(&decoders[i], kinds[i].mode, kinds[i].stack);

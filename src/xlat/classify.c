@@ -102,6 +102,19 @@ static bool is_prefetch_or_hint(unsigned mnemonic)
 	}
 }
 
+/* Hints of CET that are instructions as things are. */
+static bool is_live_hint(const struct translation_unit *u, unsigned mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_ENDBR32: case ZYDIS_MNEMONIC_ENDBR64:
+		return u->mode & MODE_IBT;
+	case ZYDIS_MNEMONIC_RDSSPD: case ZYDIS_MNEMONIC_RDSSPQ:
+		return u->mode & MODE_SHSTK;
+	default:
+		return false;
+	}
+}
+
 /* x87 control instructions leave FIP, FDP and FOP alone. */
 static bool is_x87_control(unsigned mnemonic)
 {
@@ -330,7 +343,7 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 			set_rule(x, rule_jmp_far, RULE_ENDS);
 		else if (in->opcode != 0xff)
 			classify_direct_jump(u, x);
-		else if (wide && !u->careful)
+		else if (wide && !u->careful && !(u->mode & MODE_IBT))
 			x->kind = KIND_JMP_IND;
 		else
 			set_rule(x, rule_near_jmp, RULE_ENDS);
@@ -338,7 +351,7 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 	case ZYDIS_MNEMONIC_CALL:
 		if (far)
 			set_rule(x, rule_call_far, RULE_ENDS);
-		else if (!wide || !plain_stack(u, branch_mask_size(u, x)))
+		else if (!wide || !plain_stack(u, branch_mask_size(u, x)) || u->mode & MODE_SHSTK || (u->mode & MODE_IBT && in->has_modrm))
 			set_rule(x, rule_near_call, RULE_ENDS);
 		else if (in->opcode == 0xe8)
 			x->kind = KIND_CALL, branch_target(u, x);
@@ -348,7 +361,7 @@ static bool classify_branch(struct translation_unit *u, struct xinsn *x, const Z
 	case ZYDIS_MNEMONIC_RET:
 		if (far)
 			set_rule(x, rule_ret_far, RULE_ENDS);
-		else if (!wide || !plain_stack(u, branch_mask_size(u, x)))
+		else if (!wide || !plain_stack(u, branch_mask_size(u, x)) || u->mode & MODE_SHSTK)
 			set_rule(x, rule_near_ret, RULE_ENDS);
 		else
 			x->kind = KIND_RET;
@@ -419,7 +432,7 @@ void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDeco
 		return;
 	}
 	collect_operands(x, z, ops);
-	if (is_prefetch_or_hint(in->mnemonic) && !(in->lock)) {
+	if (is_prefetch_or_hint(in->mnemonic) && !(in->lock) && !is_live_hint(u, in->mnemonic)) {
 		x->kind = KIND_NOP;
 		return;
 	}

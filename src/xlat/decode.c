@@ -1,7 +1,7 @@
 /* Fetches and decodes the guest instructions of one block. */
 #include "xlat/internal.h"
 
-static int mode_bits_of(uint32_t mode)
+int mode_bits_of(uint32_t mode)
 {
 	switch (mode & MODE_CODE_MASK) {
 	case MODE_CODE64: return 64;

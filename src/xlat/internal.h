@@ -285,6 +285,7 @@ static inline bool code64(const struct translation_unit *u) { return (u->mode & 
 
 /* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
 void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);
+int mode_bits_of(uint32_t mode);          /* 16, 32, 64 */
 /* template.c: x, at x->rip, from a template, if there is one; 15 bytes can be read at host. What is decoded becomes one. */
 bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t *host);
 void template_keep(struct translation_unit *u, const struct xinsn *x, const ZydisDecodedInstruction *z);
@@ -379,6 +380,8 @@ bool block_revive(struct engine *en, struct block *b);   /* stale: valid again w
 void *meta_alloc(struct engine *en, size_t size);
 void *meta_alloc_aligned(struct engine *en, size_t size);        /* at a multiple of 64 */
 bool block_current(const struct block *b);       /* bytes unchanged? */
+/* landing.c: in MODE_TRACK, whether the instruction at RIP, at this host address, is one that a tracked branch may lead to; #CP */
+void engine_landing(struct cpu *cpu, const uint8_t *host);
 /* lookup.c: called by generated code; the host address to go on at */
 void *lookup_branch(struct cpu *cpu);
 void *lookup_next(struct cpu *cpu);      /* NULL: leave */

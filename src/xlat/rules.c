@@ -63,6 +63,11 @@ static const struct rule_binding bindings[] = {
 	{ M(VGATHERDPS), RULE_ENDS, rule_gather }, { M(VGATHERDPD), RULE_ENDS, rule_gather }, { M(VGATHERQPS), RULE_ENDS, rule_gather },
 	{ M(VGATHERQPD), RULE_ENDS, rule_gather }, { M(VPGATHERDD), RULE_ENDS, rule_gather }, { M(VPGATHERDQ), RULE_ENDS, rule_gather },
 	{ M(VPGATHERQD), RULE_ENDS, rule_gather }, { M(VPGATHERQQ), RULE_ENDS, rule_gather },
+	/* CET; ENDBR32, ENDBR64 and RDSSP are NOPs where it is off */
+	{ M(ENDBR32), 0, rule_endbranch }, { M(ENDBR64), 0, rule_endbranch }, { M(INCSSPD), 0, rule_incssp }, { M(INCSSPQ), 0, rule_incssp },
+	{ M(RDSSPD), 0, rule_rdssp }, { M(RDSSPQ), 0, rule_rdssp }, { M(WRSSD), RULE_ENDS, rule_wrss }, { M(WRSSQ), RULE_ENDS, rule_wrss },
+	{ M(WRUSSD), RULE_ENDS, rule_wruss }, { M(WRUSSQ), RULE_ENDS, rule_wruss }, { M(RSTORSSP), RULE_ENDS, rule_rstorssp },
+	{ M(SAVEPREVSSP), RULE_ENDS, rule_saveprevssp }, { M(SETSSBSY), RULE_ENDS, rule_setssbsy }, { M(CLRSSBSY), RULE_ENDS, rule_clrssbsy },
 	/* VMX */
 	{ M(VMXON), RULE_ENDS, rule_vmx }, { M(VMXOFF), RULE_ENDS, rule_vmx }, { M(VMCLEAR), RULE_ENDS, rule_vmx }, { M(VMPTRLD), RULE_ENDS, rule_vmx },
 	{ M(VMPTRST), RULE_ENDS, rule_vmx }, { M(VMREAD), 0, rule_vmx }, { M(VMWRITE), 0, rule_vmx },

@@ -217,6 +217,10 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 	shadow = cpu->shadow;
 	uint64_t turns = en->turns;
 	unpaged_catch_up(cpu);
+	if (unlikely(mode & MODE_TRACK)) {
+		engine_landing(cpu, fetch_host(cpu));
+		mode = (mode & ~(uint32_t)MODE_TRACK) | (cpu->mode & MODE_TRACK);
+	}
 	struct block *b = find_block(cpu, mode);
 	if (turns == en->turns)                                  /* else the way that led here is gone */
 		remember_way(cpu, b, came_by);
