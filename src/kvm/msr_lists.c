@@ -11,10 +11,12 @@ static const struct { uint32_t index; const bool *param; } saved[] = {
 #define SAVED(index) { index, NULL },
 #define NESTED(index) { index, &params.nested },
 #define MANAGED(index) { index, &params.smm },
+#define CET(index) { index, &params.cet },
 #include "kvm/msr_lists.def"
 #undef SAVED
 #undef NESTED
 #undef MANAGED
+#undef CET
 };
 
 /* Bits of IA32_ARCH_CAPABILITIES: what this processor does not suffer from. */

@@ -28,6 +28,17 @@ static int host_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
 	return 0;
 }
 
+int host_msr(struct vcpu *v, uint32_t index, uint64_t *value, bool write)
+{
+	int r;
+
+	v->host_access = true;
+	r = write ? host_msr_write(v, index, *value) : host_msr_read(v, index, value);
+	v->host_access = false;
+	cpu_mode_update(v->cpu);
+	return r;
+}
+
 static int msrs_process(struct vcpu *v, struct kvm_msr_entry *e, unsigned n, bool write)
 {
 	unsigned i;

@@ -13,7 +13,7 @@ enum { MAX_BASIC = 0xd, MAX_PHYS_BITS = 48, LINEAR_BITS = 48 };
 #define MAX_EXTENDED 0x80000008u
 #define KVM_LEAF 0x40000000u
 
-enum source { HOST, OURS, NESTED, USER_WAIT };
+enum source { HOST, OURS, NESTED, USER_WAIT, CET };
 
 static const struct cpuid_bit {
 	uint32_t leaf, subleaf;
@@ -40,6 +40,7 @@ static bool offered(const struct cpuid_bit *b, const uint32_t host[4])
 	case OURS: return true;
 	case NESTED: return params.nested;
 	case USER_WAIT: return params.user_wait;
+	case CET: return params.cet;
 	default: return host[b->reg] >> b->bit & 1;
 	}
 }
@@ -116,6 +117,17 @@ static void add_features7(struct list *l)
 	add(l, 7, 0, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, r);
 }
 
+/* CET_U and CET_S: IA32_U_CET and IA32_PL3_SSP; the SSPs of the other rings. Bytes; nowhere in the standard layout. */
+static void add_supervisor_state(struct list *l)
+{
+	const uint32_t supervisor = 1;
+
+	if (!params.cet)
+		return;
+	add(l, 0xd, 11, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, (uint32_t[4]){ 16, 0, supervisor, 0 });
+	add(l, 0xd, 12, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, (uint32_t[4]){ 24, 0, supervisor, 0 });
+}
+
 /* Components lie where the host's processor puts them, since clients read that natively. */
 static void add_xsave(struct list *l)
 {
@@ -137,6 +149,7 @@ static void add_xsave(struct list *l)
 		host_cpuid(0xd, i, r);
 		add(l, 0xd, i, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, (uint32_t[4]){ r[0], r[1], r[2], 0 });
 	}
+	add_supervisor_state(l);
 }
 
 static void add_basic(struct list *l)

@@ -65,6 +65,9 @@ void exit_complete(struct vcpu *v);      /* takes the client's answers */
 int exit_handle(struct vcpu *v, enum cpu_exit why);      /* RUN_ON, RUN_EXIT or -errno */
 int exit_reason(struct vcpu *v, uint32_t reason);        /* an exit without further data: RUN_EXIT */
 
+/* ---- msrs.c ---- */
+int host_msr(struct vcpu *v, uint32_t index, uint64_t *value, bool write);       /* by the client; 0, 1, 2 as cpu_ops.msr_read */
+
 /* ---- pv.c ---- */
 int pv_msr_read(struct vcpu *v, uint32_t index, uint64_t *value);        /* 0, 1, 2 as cpu_ops.msr_read */
 int pv_msr_write(struct vcpu *v, uint32_t index, uint64_t value);
