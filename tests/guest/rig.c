@@ -153,7 +153,7 @@ void rig_start(struct rig *rig, enum rig_mode mode)
 
 static bool has_error_code(const struct rig *rig)
 {
-	return rig->mode != REAL && rig->vector <= AC && (0x27d00 >> rig->vector & 1);
+	return rig->mode != REAL && rig->vector < 32 && (0x227d00u >> rig->vector & 1);
 }
 
 static void read_frame(struct rig *rig)
@@ -254,11 +254,11 @@ static void verdict(bool good)
 
 static const char *outcome_name(int outcome, char *buffer)
 {
-	static const char *const names[20] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS",
+	static const char *const names[22] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS",
 		"#NP", "#SS",
-	                                       "#GP", "#PF", "15", "#MF", "#AC", "#MC", "#XM" };
+	                                       "#GP", "#PF", "15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP" };
 
-	if (outcome >= 0 && outcome < 20)
+	if (outcome >= 0 && outcome < 22)
 		return names[outcome];
 	if (outcome == DONE)
 		return "done";
