@@ -51,6 +51,8 @@ static const struct implemented {
 	{ GROUP(exit), VMEXIT_SAVE_DEBUG | VMEXIT_HOST_64 | VMEXIT_LOAD_PERF_GLOBAL | VMEXIT_ACK_INTR | VMEXIT_SAVE_PAT |
 	               VMEXIT_LOAD_PAT | VMEXIT_SAVE_EFER | VMEXIT_LOAD_EFER, NULL },
 	{ GROUP(exit), VMEXIT_SAVE_PREEMPTION_TIMER, &params.preemption_timer },
+	{ GROUP(exit), VMEXIT_LOAD_CET, &params.cet },
+	{ GROUP(entry), VMENTRY_LOAD_CET, &params.cet },
 	{ GROUP(entry), VMENTRY_LOAD_DEBUG | VMENTRY_IA32E | VMENTRY_LOAD_PERF_GLOBAL | VMENTRY_LOAD_PAT | VMENTRY_LOAD_EFER, NULL },
 };
 
@@ -73,6 +75,7 @@ enum { MSR_BASIC = 0x480, MSR_MISC = 0x485, MSR_CR0_FIXED0 = 0x486, MSR_CR0_FIXE
 
 #define BASIC_32BIT_ADDRESSES BIT(48)
 #define BASIC_INS_OUTS_INFO BIT(54)
+#define BASIC_ANY_ERROR_CODE BIT(56)     /* injected exceptions need not have the error code that their vector has */
 #define BASIC_SIZE(value) ((value) >> 32 & 0x1fff)
 /* Bits of which a client may take some away; the rest of the MSR is numbers. */
 #define BASIC_FEATURES (BIT(48) | BIT(49) | BIT(54) | BIT(55) | 0x7ull << 45 | 0xffull << 56 | BIT(31))
@@ -156,6 +159,8 @@ static uint64_t features_of(const struct vmx_caps *c)
 		{ VMCS_FEATURE_HOST_PAT, c->exit.may, VMEXIT_LOAD_PAT },
 		{ VMCS_FEATURE_HOST_EFER, c->exit.may, VMEXIT_LOAD_EFER },
 		{ VMCS_FEATURE_HOST_PERF, c->exit.may, VMEXIT_LOAD_PERF_GLOBAL },
+		{ VMCS_FEATURE_GUEST_CET, c->entry.may, VMENTRY_LOAD_CET },
+		{ VMCS_FEATURE_HOST_CET, c->exit.may, VMEXIT_LOAD_CET },
 		{ VMCS_FEATURE_BNDCFGS, c->entry.may, VMENTRY_LOAD_BNDCFGS },
 		{ VMCS_FEATURE_BNDCFGS, c->exit.may, VMEXIT_CLEAR_BNDCFGS },
 		{ VMCS_FEATURE_EPT_VE, c->secondary.may, SECONDARY_EPT_VE },
@@ -184,11 +189,12 @@ static uint64_t vmcs_enum_of(uint64_t features)
 void vmx_caps_init(struct vmx_caps *c)
 {
 	*c = (struct vmx_caps){
-		.basic = VMX_REVISION | (uint64_t)VMCS12_SIZE << 32 | 6ull << 50 | BASIC_INS_OUTS_INFO | VMX_BASIC_TRUE_CONTROLS,
+		.basic = VMX_REVISION | (uint64_t)VMCS12_SIZE << 32 | 6ull << 50 | BASIC_INS_OUTS_INFO | VMX_BASIC_TRUE_CONTROLS |
+		         (params.cet ? BASIC_ANY_ERROR_CODE : 0),
 		.misc = MISC_TIMER_RATE | MISC_STORE_LMA | MISC_ACTIVITY_HLT | MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_VMWRITE_ANY |
 		        (params.cr3_targets ? CR3_TARGETS << 16 : 0) | (params.shutdown_state ? MISC_ACTIVITY_SHUTDOWN : 0),
 		.cr0_fixed0 = CR0_PE | CR0_NE | CR0_PG, .cr0_fixed1 = 0xffffffff,
-		.cr4_fixed0 = CR4_VMXE, .cr4_fixed1 = CR4_KNOWN,
+		.cr4_fixed0 = CR4_VMXE, .cr4_fixed1 = CR4_KNOWN | (params.cet ? CR4_CET : 0),
 	};
 	for (unsigned i = 0; i < ARRAY_SIZE(control_msrs); i++) {
 		const struct control_msr *m = &control_msrs[i];
@@ -363,6 +369,11 @@ static void make_consistent(struct vmx_caps *c)
 	if (!(c->primary.may & PRIMARY_TERTIARY))
 		c->tertiary = 0;
 	drop_without_ept(c);
+	if (!(c->cr4_fixed1 & CR4_CET)) {
+		c->entry.may &= ~(uint32_t)VMENTRY_LOAD_CET;
+		c->exit.may &= ~(uint32_t)VMEXIT_LOAD_CET;
+		c->basic &= ~BASIC_ANY_ERROR_CODE;
+	}
 	if (!(c->secondary.may & SECONDARY_VMFUNC))
 		c->vmfunc = 0;
 	if (!(c->secondary.may & SECONDARY_VPID))

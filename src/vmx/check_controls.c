@@ -237,7 +237,7 @@ static bool check_injected_error(const struct vmx_vcpu *v, const struct vmcs12 *
 	bool deliver = info & INTR_INFO_HAS_ERROR;
 	bool hardware = intr_type(info) == EVENT_HW_EXCEPTION;
 	bool protected = !(vmcs12_secondary(vmcs) & SECONDARY_UNRESTRICTED) || (vmcs->guest_cr0 & CR0_PE);
-	bool any_vector = v->caps.basic & BIT(56);   /* the processor leaves the choice to software */
+	bool any_vector = v->caps.basic & BIT(56);   /* the processor leaves the choice to software; #CP has one then */
 
 	if (!hardware || !protected)
 		REQUIRE(!deliver);

@@ -352,7 +352,7 @@ static bool check_pending_debug(const struct vmx_vcpu *v, const struct vmcs12 *v
 static bool check_guest_state(const struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 {
 	static bool (*const checks[])(const struct vmx_vcpu *, const struct vmcs12 *) = {
-		check_guest_cr0_cr4, check_guest_debug, check_guest_msrs, check_segments, check_descriptor_tables,
+		check_guest_cr0_cr4, vmx_check_guest_cet, check_guest_debug, check_guest_msrs, check_segments, check_descriptor_tables,
 		check_rip_rflags, check_activity, check_interruptibility, check_pending_debug,
 	};
 

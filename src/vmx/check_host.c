@@ -81,6 +81,6 @@ bool vmx_check_address_space_size(const struct vmx_vcpu *v, const struct vmcs12 
 
 bool vmx_check_host(struct vmx_vcpu *v, const struct vmcs12 *vmcs)
 {
-	return check_host_control_registers(v, vmcs) && check_host_msrs(v, vmcs) && check_host_segments(v, vmcs) &&
+	return check_host_control_registers(v, vmcs) && vmx_check_host_cet(v, vmcs) && check_host_msrs(v, vmcs) && check_host_segments(v, vmcs) &&
 	       check_host_mode(v, vmcs);
 }

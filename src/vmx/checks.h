@@ -88,6 +88,15 @@ bool vmx_map_pages(struct vmx_vcpu *v);
 uint32_t vmx_msr_list_load(struct vmx_vcpu *v, uint64_t addr, uint32_t count);
 uint32_t vmx_msr_list_store(struct vmx_vcpu *v, uint64_t addr, uint32_t count);
 
+/* ---- CET state (cet.c) ---- */
+
+bool vmx_check_guest_cet(const struct vmx_vcpu *v, const struct vmcs12 *vmcs);
+bool vmx_check_host_cet(const struct vmx_vcpu *v, const struct vmcs12 *vmcs);
+/* If their controls say so. */
+void vmx_load_guest_cet(struct vmx_vcpu *v);
+void vmx_load_host_cet(struct vmx_vcpu *v);
+void vmx_save_guest_cet(struct vmx_vcpu *v);
+
 /* VM-entry failure after the processor began to load guest state: exit.c. */
 enum vmx_entry_outcome vmx_entry_failure(struct vmx_vcpu *v, enum exit_reason reason, uint64_t qualification);
 

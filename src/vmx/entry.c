@@ -125,6 +125,7 @@ static void load_guest_state(struct vmx_vcpu *v, const uint64_t pdpte[4])
 
 	load_control_registers(v);
 	load_msrs(v);
+	vmx_load_guest_cet(v);
 	load_segments(v);
 	load_non_register_state(v);
 	load_pdptes(v, pdpte);

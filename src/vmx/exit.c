@@ -185,6 +185,7 @@ static void save_guest_state(struct vmx_vcpu *v, bool vectoring)
 
 	save_control_registers(v);
 	save_msrs(v);
+	vmx_save_guest_cet(v);
 	save_segments(v);
 	save_ept(v);
 	vmcs->guest_rip = cpu->rip;
@@ -292,6 +293,7 @@ static bool load_host_state(struct vmx_vcpu *v)
 	if (was_64 && !host_64)
 		return vmx_abort(v, ABORT_HOST_MODE);
 	load_host_control(v);
+	vmx_load_host_cet(v);
 	load_host_segments(v);
 	load_host_non_register_state(v);
 	cpu->gpr[REG_RSP] = vmcs->host_rsp;

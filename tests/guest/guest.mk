@@ -1,5 +1,5 @@
 # What a small guest's test links beside itself and guest.c.
-HYPERVISOR_TESTS = vtx image apicv posted pml vmfunc ept ve controls tsc spp sweep smm_nested pae dirty
+HYPERVISOR_TESTS = vtx image apicv posted pml vmfunc ept ve controls tsc spp sweep smm_nested pae dirty cet_nested
 $(HYPERVISOR_TESTS:%=$(BUILD)/tests/guest/%_test): $(addprefix tests/guest/hypervisor,.c 32.c .h 32.h)
 RIG_TESTS = string span replay loop table stack descriptors gates control paging flush task debug flags fpu address device
 $(RIG_TESTS:%=$(BUILD)/tests/guest/%_test): tests/guest/rig.c tests/guest/rig.h

@@ -13,6 +13,17 @@ void machine_prepare(struct guest *g)
 	guest_ioctl(g->vm, KVM_ENABLE_CAP, &(struct kvm_enable_cap){ .cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT, .args[0] = 1 });
 }
 
+/* ---- the shadow-stack pointer, which is no MSR ---- */
+
+static bool ssp_transfer(int fd, unsigned long request, uint64_t *ssp)
+{
+	struct kvm_one_reg reg = { .id = 0x2030000300000000ull, .addr = (uintptr_t)ssp };
+	struct { struct kvm_reg_list head; uint64_t id; } list = { .head.n = 1 };
+
+	guest_ioctl(fd, KVM_GET_REG_LIST, &list);
+	return list.head.n && guest_ioctl(fd, request, &reg) == 0;
+}
+
 /* ---- save ---- */
 
 static void msrs_save(struct guest *g, int fd, struct machine_vcpu *v)
@@ -40,6 +51,7 @@ static void vcpu_save(struct guest *g, int fd, struct machine_vcpu *v)
 	guest_ioctl(fd, KVM_GET_DEBUGREGS, &v->debugregs);
 	guest_ioctl(fd, KVM_GET_VCPU_EVENTS, &v->events);
 	guest_ioctl(fd, KVM_GET_NESTED_STATE, &v->nested);
+	ssp_transfer(fd, KVM_GET_ONE_REG, &v->ssp);
 	msrs_save(g, fd, v);
 }
 
@@ -83,7 +95,7 @@ static void msrs_restore(int fd, const struct machine_vcpu *v, bool capabilities
 	}
 }
 
-enum part { REGS, SREGS, XSAVE, XCRS, DEBUGREGS, MSRS, EVENTS, MP_STATE, LAPIC, NESTED, PARTS };
+enum part { REGS, SREGS, XSAVE, XCRS, DEBUGREGS, MSRS, EVENTS, MP_STATE, LAPIC, NESTED, SSP, PARTS };
 
 static void part_restore(int fd, const struct machine *m, const struct machine_vcpu *v, enum part part)
 {
@@ -98,6 +110,7 @@ static void part_restore(int fd, const struct machine *m, const struct machine_v
 	case MP_STATE: guest_ioctl(fd, KVM_SET_MP_STATE, (void *)&v->mp_state); break;
 	case LAPIC: if (m->irqchip) guest_ioctl(fd, KVM_SET_LAPIC, (void *)&v->lapic); break;
 	case NESTED: guest_ioctl(fd, KVM_SET_NESTED_STATE, (void *)&v->nested); break;
+	case SSP: ssp_transfer(fd, KVM_SET_ONE_REG, (uint64_t *)&v->ssp); break;
 	case PARTS: break;
 	}
 }
@@ -209,6 +222,7 @@ bool machine_equal(const struct machine *a, const struct machine *b)
 		SAME(debugregs);
 		SAME(events);
 		SAME(mp_state);
+		SAME(ssp);
 #undef SAME
 		same_nested(&ok, i, v, w);
 		ok &= same("LAPIC", i, &l, &k, sizeof(l)) && same_msrs(i, v, w);

@@ -19,6 +19,7 @@ struct machine_vcpu {
 	struct kvm_debugregs debugregs;
 	struct kvm_vcpu_events events;
 	struct kvm_mp_state mp_state;
+	uint64_t ssp;                    /* 0 without shadow stacks */
 	struct kvm_lapic_state lapic;
 	union { struct kvm_nested_state s; uint8_t bytes[128 + 2 * 4096]; } nested;
 };

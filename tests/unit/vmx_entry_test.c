@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include "cpu/cet.h"
 #include "cpu/rules.h"
 #include "cpu/vapic.h"
 #include "../tap.h"
@@ -16,6 +17,7 @@
 static int flushed_vpid = -1;
 static uint64_t fake_msr[0x200];         /* MSRs 0x100.. of the test; 0x1ff raises #GP */
 
+bool cet_control_valid(const struct cpu *cpu, uint64_t value) { return !(value & 0x3c0); }
 void cpu_mode_update(struct cpu *cpu) { }
 uint64_t cr4_allowed(const struct cpu *cpu) { return CR4_PAE; }
 void tlb_flush_vpid(struct cpu *cpu, uint16_t vpid, bool globals_too) { flushed_vpid = vpid; }
