@@ -312,6 +312,47 @@ static void test_no_memory(void)
 	smm_end(&t);
 }
 
+/* ---- the shadow-stack pointer ---- */
+
+static uint64_t ssp_transfer(struct smm *t, unsigned long request, uint64_t ssp)
+{
+	struct kvm_one_reg reg = { .id = 0x2030000300000000ull, .addr = (uintptr_t)&ssp };
+
+	guest_ioctl(t->g.vcpu[0], request, &reg);
+	return ssp;
+}
+
+/* It is in the area, CET is off in the handler; RSM takes what the handler left, if that can be an SSP. */
+static void test_shadow_stack(void)
+{
+	enum { SSP_AT = 0xff18, CR0_AT = 0xff58 };
+	static const struct { uint64_t ssp, cr0_clear; bool valid; } cases[] = {
+		{ 0x4008, 0, true }, { 0x4001, 0, false }, { 1ull << 48, 0, false }, { 0x4008, 1 << 16 /* WP */, false },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct smm t;
+
+		params.cet = true;
+		smm_start(&t, true);
+		t.s.cr0 |= 1 << 16;
+		t.s.cr4 |= 1 << 23;
+		guest_ioctl(t.g.vcpu[0], KVM_SET_SREGS, &t.s);
+		ssp_transfer(&t, KVM_SET_ONE_REG, 0x3ffc);
+		run_to_port(&t.g, 0xb0);
+		check_equal(guest_sregs(&t.g).cr4, 0);
+		check_equal(smram_get(t.smram, SSP_AT, 8), 0x3ffc);
+		smram_set(t.smram, SSP_AT, 8, cases[i].ssp);
+		smram_set(t.smram, CR0_AT, 8, smram_get(t.smram, CR0_AT, 8) & ~cases[i].cr0_clear);
+		check_equal(guest_run(&t.g, 0), cases[i].valid ? KVM_EXIT_IO : KVM_EXIT_SHUTDOWN);
+		if (cases[i].valid) {
+			check_equal(ssp_transfer(&t, KVM_GET_ONE_REG, 0), cases[i].ssp);
+			check_equal(guest_sregs(&t.g).cr4 >> 23 & 1, 1);
+		}
+		smm_end(&t);
+	}
+}
+
 static const struct test tests[] = {
 	{ "the state in which the handler starts", test_entry },
 	{ "the state-save area with long mode", test_area64 },
@@ -321,6 +362,7 @@ static const struct test tests[] = {
 	{ "RSM to an invalid state shuts down", test_invalid },
 	{ "SMBASE is relocated", test_relocation },
 	{ "no memory at SMBASE", test_no_memory },
+	{ "the shadow-stack pointer", test_shadow_stack },
 };
 
 int main(void)
