@@ -12,6 +12,9 @@ enum { MSR_FINE = 0, MSR_FAULT = 1, MSR_UNKNOWN = 2 };
 #define FEATURE_CONTROL_VMX_INSIDE_SMX 2ull
 #define FEATURE_CONTROL_VMX_OUTSIDE_SMX 4ull
 #define FEATURE_CONTROL_LMCE (1ull << 20)
+/* And both of SGX: what a client may set, before or without the CPUID that gives them a meaning; guests of KVM can set VMX inside SMX. */
+#define FEATURE_CONTROL_CLIENT (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_INSIDE_SMX | FEATURE_CONTROL_VMX_OUTSIDE_SMX | \
+                                1ull << 17 | 1ull << 18 | FEATURE_CONTROL_LMCE)
 
 const uint32_t vmx_feature_msr_list[] = {
 	0x480, 0x481, 0x482, 0x483, 0x484, 0x485, 0x486, 0x487, 0x488,
@@ -64,11 +67,11 @@ bool vmx_lmce_enabled(const struct vmx_vcpu *v)
 	return v->cpu->msr.feature_control & FEATURE_CONTROL_LMCE;
 }
 
-/* The bit for SMX, which there is not: KVM's guests can set it, so that it may be in what the client restores. */
 static uint64_t feature_control_valid(const struct vmx_vcpu *v, bool host_initiated)
 {
-	return FEATURE_CONTROL_LOCK | (v->offered ? FEATURE_CONTROL_VMX_OUTSIDE_SMX : 0) | (v->lmce_offered ? FEATURE_CONTROL_LMCE : 0) |
-	       (v->offered && host_initiated ? FEATURE_CONTROL_VMX_INSIDE_SMX : 0);
+	if (host_initiated)
+		return FEATURE_CONTROL_CLIENT;
+	return FEATURE_CONTROL_LOCK | (v->offered ? FEATURE_CONTROL_VMX_OUTSIDE_SMX : 0) | (v->lmce_offered ? FEATURE_CONTROL_LMCE : 0);
 }
 
 /* The lock binds the guest only. A client that writes 0 takes the vCPU out of VMX operation: QEMU's reset begins so. */

@@ -143,7 +143,7 @@ static void test_ext_ctl(void)
 		check_equal(msr_set(&g, MCG_EXT_CTL, 2), 0);
 		check_equal(msr_set(&g, MCG_EXT_CTL, 1), 1);
 		check_equal(msr(&g, MCG_EXT_CTL), 1);
-		check_equal(msr_set(&g, FEATURE_CONTROL, FEATURE_LMCE | 1), on);
+		check_equal(msr_set(&g, FEATURE_CONTROL, FEATURE_LMCE | 1), 1);
 		check_equal(msr_set(&g, FEATURE_CONTROL, 0), 1);
 		check_equal(guest_run(&g, 0), KVM_EXIT_IO);
 		r = guest_regs(&g, 0);

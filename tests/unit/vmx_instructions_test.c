@@ -371,7 +371,10 @@ static void test_msrs(void)
 	check(vmx_msr_write(v, 0x48c, 0, true) == 0 && !v->caps.ept_vpid);
 	cpu.features[FEATURE_VMX >> 6] = 0;
 	vmx_cpuid_update(v);
-	check(vmx_msr_read(v, 0x480, &value, false) == 1 && vmx_msr_write(v, 0x3a, 5, true) == 1);
+	check(vmx_msr_read(v, 0x480, &value, false) == 1 && vmx_msr_write(v, 0x3a, 5, false) == 1);
+	/* The client may set what CPUID gives no meaning (yet), but no bit that is reserved. */
+	for (unsigned bit = 0; bit < 64; bit++)
+		check(vmx_msr_write(v, 0x3a, 1ull << bit, true) == !(0x160007 >> (bit < 32 ? bit : 31) & 1));
 	check(RUN(VMXON, VMXON_AT) == -2 - VEC_UD);
 }
 
