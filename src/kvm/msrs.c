@@ -3,6 +3,7 @@
  * asks cpu_ops for all others; v->host_access says that it is the client, not
  * the guest, that reads or writes.
  */
+#include <asm/kvm_para.h>
 #include "kvm/vcpu.h"
 #include "x86/features.h"
 
@@ -152,12 +153,28 @@ static bool table_valid(const struct kvm_cpuid_entry2 *e, unsigned n)
 	return true;
 }
 
+/* Without exits at HLT nobody notices that a guest halts to wait for a lock: it is not told to. */
+static void hide_pv_unhalt(struct kvm_cpuid_entry2 *e, unsigned n)
+{
+	static const uint32_t signature[] = { 0x4b4d564b, 0x564b4d56, 0x4d };    /* KVMKVMKVM */
+	bool kvm = false;
+
+	for (unsigned i = 0; i < n; i++)
+		if (e[i].function == KVM_CPUID_SIGNATURE)
+			kvm = !memcmp(&e[i].ebx, signature, sizeof(signature));
+	for (unsigned i = 0; kvm && i < n; i++)
+		if (e[i].function == KVM_CPUID_FEATURES)
+			e[i].eax &= ~BIT(KVM_FEATURE_PV_UNHALT);
+}
+
 /* After the first KVM_RUN only the same table is accepted. */
 static long cpuid_set(struct vcpu *v, struct kvm_cpuid_entry2 *e, unsigned n)
 {
 	struct cpu *cpu = v->cpu;
 
 	cpuid_apply_vendor(e, n);
+	if (v->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT)
+		hide_pv_unhalt(e, n);
 	if (v->ran)
 		return same_table(cpu, e, n) ? 0 : -EINVAL;
 	if (!table_valid(e, n))

@@ -11,11 +11,12 @@
 enum { MSR_PLATFORM_INFO = 0xce, MSR_POWER_CTL = 0x1fc, MSR_APIC_BASE = 0x1b, MSR_FEATURE_CONTROL = 0x3a, MSR_PRED_CMD = 0x49, MSR_UCODE_REV = 0x8b, MSR_ARCH_CAPABILITIES = 0x10a,
        MSR_FLUSH_CMD = 0x10b, MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MCG_EXT_CTL = 0x4d0, MSR_MTRR_VAR = 0x200,
        MSR_MTRR_DEFTYPE = 0x2ff, MSR_PERF_CAPABILITIES = 0x345, MSR_MC0_CTL = 0x400, MSR_VMX_BASIC = 0x480, MSR_VMX_CTLS3 = 0x492,
-       MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, MSR_MC0_CTL2 = 0x280 };
+       MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, MSR_MC0_CTL2 = 0x280, MSR_HWCR = 0xc0010015 };
 enum { MSR_FAIL = 1, MSR_UNKNOWN = 2 };
 #define MCG_CTL_P (1u << 8)
 #define MCG_CMCI_P (1u << 10)
 #define MCG_EXT_CTL_LMCE_EN 1ull
+#define HWCR_MC_STATUS_WRITES BIT(18)
 
 void platform_msrs_reset(struct vcpu *v)
 {
@@ -109,6 +110,8 @@ static int mce_read(struct vcpu *v, uint32_t index, uint64_t *value)
 		*value = v->mce.mcg_ctl;
 	else if (index == MSR_MCG_EXT_CTL && ext_ctl_accessible(v))
 		*value = v->mce.mcg_ext_ctl;
+	else if (index == MSR_HWCR)
+		*value = v->mce.hwcr;
 	else if (index == MSR_MCG_CTL || index == MSR_MCG_EXT_CTL)
 		return MSR_FAIL;
 	else
@@ -116,7 +119,7 @@ static int mce_read(struct vcpu *v, uint32_t index, uint64_t *value)
 	return 0;
 }
 
-/* Guests may enable all of a bank or nothing (some leave bit 0 or 10 out), and clear a status. */
+/* Guests may enable all of a bank or nothing (some leave bit 0 or 10 out), and clear a status, or write it if HWCR says so. */
 static bool mce_bank_valid(const struct vcpu *v, uint32_t index, uint64_t value)
 {
 	unsigned which = (index - MSR_MC0_CTL) % 4;
@@ -125,7 +128,17 @@ static bool mce_bank_valid(const struct vcpu *v, uint32_t index, uint64_t value)
 		return true;
 	if (which == 0)
 		return !value || (value | BIT(10) | 1) == ~0ull;
-	return which != 1 || !value;
+	return which != 1 || !value || v->mce.hwcr & HWCR_MC_STATUS_WRITES;
+}
+
+/* Of AMD's HWCR the bits 3, 6 and 8 can be set without effect; bit 24 (TscFreqSel) is kept. */
+static int hwcr_write(struct vcpu *v, uint64_t value)
+{
+	value &= ~(BIT(3) | BIT(6) | BIT(8));
+	if (value & ~(HWCR_MC_STATUS_WRITES | BIT(24)))
+		return MSR_FAIL;
+	v->mce.hwcr = value;
+	return 0;
 }
 
 static int mce_write(struct vcpu *v, uint32_t index, uint64_t value)
@@ -148,6 +161,8 @@ static int mce_write(struct vcpu *v, uint32_t index, uint64_t value)
 		if (!ext_ctl_accessible(v) || value & ~MCG_EXT_CTL_LMCE_EN)
 			return MSR_FAIL;
 		v->mce.mcg_ext_ctl = value;
+	} else if (index == MSR_HWCR) {
+		return hwcr_write(v, value);
 	} else {
 		return index == MSR_MCG_CAP ? MSR_FAIL : MSR_UNKNOWN;
 	}

@@ -30,7 +30,7 @@ struct vcpu {
 	int user_interrupt;              /* KVM_INTERRUPT vector waiting, or -1 */
 	uint64_t sigmask; bool sigmask_set;
 	struct { uint64_t system_time, steal_time, pv_eoi, poll_control, async_pf; } pv;
-	struct { uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, banks[32][4]; } mce;
+	struct { uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, hwcr, banks[32][4]; } mce;
 	uint64_t tsc_khz;                /* rate of its TSC, and what clock pages are told of it */
 	uint32_t clock_mul;
 	int8_t clock_shift;

