@@ -117,6 +117,10 @@ check-migration: all images
 		'SMP=2 L2SMP=2 ROUNDS=6 tests/boot/migrate-l2.sh l1' 'SMP=2 L2SMP=2 ROUNDS=6 tests/boot/migrate-l2.sh l0' \
 		'tests/boot/boot.sh depth4' 'tests/boot/boot.sh l1-32-qemu64' 'tests/boot/boot.sh secure-boot'
 
+# Public test suites, if they are there (docs/conformance.md): make conformance KUT=dir KUT32=dir [ONLY='kut64/vmx*'].
+conformance: all
+	@set -f; KUT='$(KUT)' KUT32='$(KUT32)' $(if $(KERNEL_SOURCE),KERNEL_SOURCE='$(KERNEL_SOURCE)') tests/conformance/run.sh $(ONLY)
+
 # What share of each room's lines and branches the unit and guest tests run.
 COVERAGE = $(BUILD)/coverage
 COVERED = $(patsubst $(BUILD)/%,$(COVERAGE)/%,$(UNIT_TESTS) $(GUEST_TESTS))
@@ -125,4 +129,4 @@ coverage:
 	@tests/coverage.sh $(COVERAGE) $(COVERED)
 
 -include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)
-.PHONY: all install check-headers clean demo images images-i386 tests check coverage check-migration
+.PHONY: all install check-headers clean demo images images-i386 tests check conformance coverage check-migration
