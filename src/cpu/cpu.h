@@ -200,6 +200,7 @@ struct cpu {
 	uint64_t reserved_pa;            /* physical-address bits that must be zero, from maxphyaddr */
 	struct cpuid_entry { uint32_t leaf, subleaf, flags, eax, ebx, ecx, edx; } cpuid[256];
 	unsigned cpuid_count;
+	bool hypercall_faults;           /* VMMCALL of a guest that is not AMD's, and VMCALL of one that is, are #UD; else hypercalls, too */
 	bool mwait_faults;               /* MONITOR and MWAIT without their CPUID feature are #UD; else they do nothing */
 	bool mwait_switch;               /* IA32_MISC_ENABLE switches that feature on and off */
 	uint64_t features[8];            /* guest CPUID features as bits FEATURE_* (x86/features.h) */

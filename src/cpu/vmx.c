@@ -94,6 +94,8 @@ void rule_vmcall(struct cpu *cpu, const struct insn *insn)
 
 	if (vmcall && cpu_in_guest(cpu))
 		cpu_vmexit(cpu, EXIT_VMCALL, 0);
+	if (!cpu_in_guest(cpu) && cpu->hypercall_faults && vmcall == cpu_has(cpu, FEATURE_VENDOR_AMD))
+		cpu_raise_ud(cpu);
 	if (!cpu_in_guest(cpu) && (cpu_has(cpu, FEATURE_HYPERVISOR) || (vmcall && !in_operation)))
 		cpu_leave(cpu, CPU_EXIT_HYPERCALL);
 	if (!vmcall || !mode_allows(cpu))

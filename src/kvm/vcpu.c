@@ -82,6 +82,7 @@ fail:
 
 void vcpu_quirks_apply(struct vcpu *v)
 {
+	v->cpu->hypercall_faults = v->vm->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
 	v->cpu->mwait_faults = v->vm->disabled_quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
 	v->cpu->mwait_switch = v->vm->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT;
 }

@@ -147,6 +147,29 @@ static void test_mwait(void)
 	}
 }
 
+/* ---- the hypercall of the other vendor ---- */
+
+COUNT_FAULTS(vmmcall, "mov $11, %eax\n vmmcall");
+COUNT_FAULTS(vmcall, "mov $11, %eax\n vmcall");
+
+static void test_hypercalls(void)
+{
+	for (unsigned faults = 0; faults < 2; faults++) {
+		struct guest g;
+
+		start(&g, vmmcall);
+		cap_enable(g.vm, KVM_CAP_DISABLE_QUIRKS2, faults ? KVM_X86_QUIRK_FIX_HYPERCALL_INSN : 0);
+		check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+		check_equal(guest_regs(&g, 0).rbx, faults);
+		guest_destroy(&g);
+		start(&g, vmcall);
+		cap_enable(g.vm, KVM_CAP_DISABLE_QUIRKS2, faults ? KVM_X86_QUIRK_FIX_HYPERCALL_INSN : 0);
+		check_equal(guest_run(&g, 0), KVM_EXIT_IO);
+		check_equal(guest_regs(&g, 0).rbx, 0);
+		guest_destroy(&g);
+	}
+}
+
 /* ---- AMD's HWCR ---- */
 
 COUNT_FAULTS(hwcr, "mov $0xc0010015, %ecx\n mov $1, %eax\n xor %edx, %edx\n wrmsr\n"
@@ -278,6 +301,7 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
 	{ "MSRs that are only stored", test_stored_msrs },
 	{ "paravirtual features as CPUID has them", test_pv_enforcement },
 	{ "MONITOR and MWAIT as quirks", test_mwait },
+	{ "VMMCALL as the quirk", test_hypercalls },
 	{ "HWCR", test_hwcr },
 	{ "CPUID that follows the state", test_cpuid_state },
 	{ "PV_UNHALT without exits at HLT", test_pv_unhalt },
