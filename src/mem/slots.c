@@ -10,9 +10,13 @@
 #define USER_SPACE_END 0x7ffffffff000ull
 #define MAX_PAGES ((1ull << 31) - 1)
 #define MAX_GPA (1ull << 52)
+/* From here on arrays are mappings, which take no memory for what is not used. A process has few: not one for each of many small slots. */
+#define MAPPED_BYTES 65536
 
 void *mem_zalloc(size_t bytes)
 {
+	if (bytes < MAPPED_BYTES)
+		return calloc(1, bytes);
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
@@ -20,7 +24,9 @@ void *mem_zalloc(size_t bytes)
 
 void mem_zfree(void *p, size_t bytes)
 {
-	if (p)
+	if (bytes < MAPPED_BYTES)
+		free(p);
+	else if (p)
 		munmap(p, bytes);
 }
 

@@ -219,9 +219,37 @@ static void test_lock(void)
 	mem_free(shared);
 }
 
+static unsigned mappings(void)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	unsigned lines = 0;
+
+	for (int c; f && (c = getc(f)) != EOF;)
+		lines += c == '\n';
+	if (f)
+		fclose(f);
+	return lines;
+}
+
+/* A process may have 65530 mappings, and a client 32764 slots that take one each. */
+static void test_small_slots(void)
+{
+	struct mem *m = mem_new();
+	unsigned before = mappings();
+
+	for (unsigned i = 0; i < 500; i++) {
+		/* One that does not become one with its neighbours. */
+		mmap(NULL, K, i & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		check(set(m, i, 0, 2 * i * K, K, 0) == 0);
+	}
+	check(mappings() - before < 600);
+	mem_free(m);
+}
+
 static const struct test tests[] = {
 	{ "slot rules", test_slot_rules },
 	{ "find many", test_find_many },
+	{ "many small slots", test_small_slots },
 	{ "copies", test_copies },
 	{ "spaces", test_spaces },
 	{ "dirty", test_dirty },
