@@ -47,7 +47,8 @@ for source in $KERNEL_SOURCE; do
 	fi
 	tests=$(build "$source") || exit
 	version=$(sed -nE 's/^(VERSION|PATCHLEVEL) = //p' "$source/Makefile" | paste -sd.)
-	(cd "$tests" && find . -type f -executable ! -name '*.sh' ! -name '*.[cho]' -printf '%P\n' | sort) | while IFS= read -r name; do
+	# Not hardware_disable_test: 512 times 68 threads, to race with what the kernel does as its last KVM file is closed.
+	(cd "$tests" && find . -type f -executable ! -name '*.sh' ! -name '*.[cho]' ! -name hardware_disable_test -printf '%P\n' | sort) | while IFS= read -r name; do
 		printf 'kernel-%s/%s\tcd %q && %q run -- ./%s\n' "$version" "$name" "$tests" "$root/anykvm" "$name"
 	done
 done
