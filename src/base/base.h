@@ -82,7 +82,8 @@ void lock_release(struct lock *l);
 void futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns);
 void futex_wake(_Atomic uint32_t *word, int count);
 
-/* CLOCK_MONOTONIC in ns. */
+/* A clock of clock_gettime(), and CLOCK_MONOTONIC, in ns. Callable inside KVM_RUN. */
+uint64_t time_of(int clock);
 uint64_t time_ns(void);
 
 /*

@@ -14,6 +14,7 @@ int anykvm_open(int flags)
 	int fd, r;
 
 	params_init();
+	clock_opened();
 	fd = memfd_create("anykvm", MFD_CLOEXEC);
 	if (fd < 0)
 		return -1;

@@ -8,19 +8,14 @@
 #include "kvm/lifecycle.h"
 #include "base/syscall.h"
 
-#define NS_PER_S 1000000000ull
+/* The TSC's rate is wrong by at most one part in this many, if that can be reached in so short a time. */
+#define PRECISION 100000
 #define MEASURE_NS 20000000
+#define PAUSE_NS 1000000
+#define LONG_AGO_NS 1000000000
 #define VALID_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 
-struct moment { uint64_t tsc, ns; };
-
-static uint64_t clock_ns(clockid_t id)
-{
-	struct timespec t;
-
-	raw_syscall(SYS_clock_gettime, id, (long)&t, 0, 0, 0, 0);
-	return t.tv_sec * NS_PER_S + t.tv_nsec;
-}
+struct moment { uint64_t tsc, ns, error; };     /* error: the TSC when the clock was ns may have been so much more or less */
 
 /* A pair read closely together: of several tries the one that took least. */
 static struct moment moment_now(clockid_t id)
@@ -29,11 +24,11 @@ static struct moment moment_now(clockid_t id)
 	uint64_t least = UINT64_MAX;
 
 	for (int i = 0; i < 8; i++) {
-		uint64_t before = clock_host_tsc(), ns = clock_ns(id), after = clock_host_tsc();
+		uint64_t before = clock_host_tsc(), ns = time_of(id), after = clock_host_tsc();
 
 		if (after - before < least) {
 			least = after - before;
-			best = (struct moment){ .tsc = before + least / 2, .ns = ns };
+			best = (struct moment){ .tsc = before + least / 2, .ns = ns, .error = least / 2 };
 		}
 	}
 	return best;
@@ -59,14 +54,33 @@ static uint64_t scale(uint64_t ticks, uint32_t mul, int8_t shift)
 static uint64_t tsc_khz;
 static struct { uint32_t mul; int8_t shift; } tsc_scale;
 
+static struct moment opened;
+
+static void note_opened(void)
+{
+	opened = moment_now(CLOCK_MONOTONIC_RAW);
+}
+
+void clock_opened(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, note_opened);
+}
+
+/* From when the client opened /dev/kvm, unless that is so long ago that the machine may have slept since, to when it is enough. */
 static void tsc_measure(void)
 {
-	struct timespec pause = { .tv_nsec = MEASURE_NS };
-	struct moment a = moment_now(CLOCK_MONOTONIC_RAW), b;
+	struct timespec pause = { .tv_nsec = PAUSE_NS };
+	struct moment begin, now = moment_now(CLOCK_MONOTONIC_RAW);
 
-	raw_syscall(SYS_nanosleep, (long)&pause, 0, 0, 0, 0, 0);
-	b = moment_now(CLOCK_MONOTONIC_RAW);
-	tsc_khz = (unsigned __int128)(b.tsc - a.tsc) * 1000000 / (b.ns - a.ns);
+	clock_opened();
+	begin = now.ns - opened.ns < LONG_AGO_NS ? opened : now;
+	while (now.ns - begin.ns < MEASURE_NS && now.tsc - begin.tsc <= (begin.error + now.error) * PRECISION) {
+		raw_syscall(SYS_nanosleep, (long)&pause, 0, 0, 0, 0, 0);
+		now = moment_now(CLOCK_MONOTONIC_RAW);
+	}
+	tsc_khz = (unsigned __int128)(now.tsc - begin.tsc) * 1000000 / (now.ns - begin.ns);
 	clock_scale_find(tsc_khz, &tsc_scale.mul, &tsc_scale.shift);
 }
 

@@ -142,7 +142,11 @@ bool ioeventfd_write(struct vm *vm, bool pio, uint64_t addr, const void *data, u
 bool coalesced_write(struct vm *vm, bool pio, uint64_t addr, const void *data, unsigned len);
 /* May the guest access this MSR? false: filtered (x2APIC MSRs never are). Callable inside KVM_RUN. */
 bool msr_filter_allows(struct vm *vm, uint32_t index, bool write);
-/* The host's TSC rate, and what it makes of TSC ticks. */
+/*
+ * The host's TSC rate, and what it makes of TSC ticks. It is measured once, from when the client opens /dev/kvm: with a vDSO
+ * clock over two or three milliseconds.
+ */
+void clock_opened(void);
 uint64_t clock_tsc_khz(void);
 uint64_t clock_tsc_to_ns(uint64_t ticks);
 /* ns = ((ticks << shift) * mul) >> 32 for a clock of khz, with all the 32 bits of mul. */
