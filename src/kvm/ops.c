@@ -5,8 +5,11 @@
  * Called from rules inside the engine: general registers only, nothing
  * allocates, no lock is held on return.
  */
+#include "cpu/time.h"
 #include "kvm/vcpu.h"
 #include "x86/features.h"
+
+#define CLOCK_READ_TICKS BIT(24)         /* some 5 ms */
 
 /* Interrupt state may have changed by what the guest itself did: look before the next block. */
 static void recheck(struct vcpu *v)
@@ -240,21 +243,40 @@ static uint64_t vmx_l1_tsc(struct cpu *cpu)
 	return vcpu_l1_tsc(cpu_vcpu(cpu));
 }
 
-/* A little late rather than early: the timer's own comparison decides, and nobody would arm it again. */
+/*
+ * CLOCK_MONOTONIC when the host's TSC is tsc, the present. Reading the clock costs more than all the rest of a VM entry's
+ * timer, so it is read every few milliseconds; meanwhile the TSC, whose rate is known to one part in 100,000, goes on for it.
+ */
+static uint64_t time_at(struct vcpu *v, uint64_t tsc)
+{
+	if (tsc - v->clock_read.tsc >= CLOCK_READ_TICKS) {
+		v->clock_read.ns = time_ns();
+		v->clock_read.tsc = tsc;
+	}
+	return v->clock_read.ns + clock_tsc_to_ns(tsc - v->clock_read.tsc);
+}
+
+/*
+ * A little late rather than early: the timer's own comparison decides, and nobody would arm it again. By a microsecond, and
+ * by more than the error of the TSC's rate makes of long times.
+ */
 static void vmx_timer(struct cpu *cpu, uint64_t tsc)
 {
 	struct vcpu *v = cpu_vcpu(cpu);
-	uint64_t now;
+	uint64_t host, now, ns;
 
 	if (tsc == UINT64_MAX) {
 		timer_set(v, UINT64_MAX);
 		return;
 	}
-	now = vcpu_l1_tsc(v);
-	if (tsc <= now)
+	host = clock_host_tsc();
+	now = tsc_at(cpu, host);
+	if (tsc <= now) {
 		vcpu_kick(v);
-	else
-		timer_set(v, time_ns() + tsc_ticks_to_ns(v, tsc - now) + 1000);
+		return;
+	}
+	ns = tsc_ticks_to_ns(v, tsc - now);
+	timer_set(v, time_at(v, host) + ns + ns / 50000 + 1000);
 }
 
 static uint64_t vmx_apic_base(struct cpu *cpu)

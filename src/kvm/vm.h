@@ -42,6 +42,7 @@ struct vcpu {
 	_Atomic bool sleeping;           /* in futex_wait(&wake) */
 	_Atomic bool signal_seen;        /* a signal waits for the end of KVM_RUN */
 	_Atomic uint64_t timer_ns;       /* wake-up for nested VMX's preemption timer, CLOCK_MONOTONIC; UINT64_MAX: none */
+	struct { uint64_t tsc, ns; } clock_read;         /* what time_at() of ops.c goes by */
 	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
 	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */
 	bool pv_enforced;                /* paravirtual MSRs and hypercalls only as CPUID offers them */

@@ -1,35 +1,6 @@
 /* Values and views that several VM-entry checks share. */
 #include "vmx/checks.h"
 
-/* The guest-state area keeps each property of the eight segment registers in a row, in the order of enum seg. */
-#define ROW_OK(property, type) \
-	_Static_assert(offsetof(struct vmcs12, guest_tr_##property) == \
-	               offsetof(struct vmcs12, guest_es_##property) + SEG_TR * sizeof(type), #property "s are in a row")
-ROW_OK(selector, uint16_t);
-ROW_OK(limit, uint32_t);
-ROW_OK(ar_bytes, uint32_t);
-ROW_OK(base, uint64_t);
-
-#define ROW(vmcs, property, type, seg) ((type *)((vmcs)->bytes + offsetof(struct vmcs12, guest_es_##property)) + (seg))
-
-struct vmcs12_segment vmcs12_segment_get(const struct vmcs12 *vmcs, enum seg seg)
-{
-	return (struct vmcs12_segment) {
-		.base = *ROW(vmcs, base, const uint64_t, seg),
-		.limit = *ROW(vmcs, limit, const uint32_t, seg),
-		.ar = *ROW(vmcs, ar_bytes, const uint32_t, seg),
-		.selector = *ROW(vmcs, selector, const uint16_t, seg),
-	};
-}
-
-void vmcs12_segment_set(struct vmcs12 *vmcs, enum seg seg, struct vmcs12_segment s)
-{
-	*ROW(vmcs, base, uint64_t, seg) = s.base;
-	*ROW(vmcs, limit, uint32_t, seg) = s.limit;
-	*ROW(vmcs, ar_bytes, uint32_t, seg) = s.ar;
-	*ROW(vmcs, selector, uint16_t, seg) = s.selector;
-}
-
 /* Eight memory types: UC 0, WC 1, WT 4, WP 5, WB 6, UC- 7. */
 bool pat_valid(uint64_t pat)
 {

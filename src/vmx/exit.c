@@ -241,30 +241,45 @@ static void load_host_control(struct vmx_vcpu *v)
 		cpu->msr.perf_global_ctrl = vmcs->host_ia32_perf_global_ctrl;
 }
 
-/* A flat segment of ring 0; one that is not CS or TR is unusable when its selector is null, yet has its base. */
-static struct segment host_segment(uint16_t selector, uint64_t base)
+/* Flat segments of ring 0; one that is not CS or TR is unusable when its selector is null, yet has its base. */
+static void load_host_segment(struct segment *seg, uint16_t selector, uint64_t base)
 {
-	return (struct segment){ .base = base, .limit = 0xffffffff, .selector = selector, .type = 3, .s = 1, .present = 1,
-	                         .db = 1, .g = 1, .unusable = !selector };
+	static const struct segment flat = { .limit = 0xffffffff, .type = 3, .s = 1, .present = 1, .db = 1, .g = 1 };
+
+	*seg = flat;
+	seg->base = base;
+	seg->selector = selector;
+	seg->unusable = !selector;
+}
+
+static void load_host_code(struct segment *seg, uint16_t selector, bool host_64)
+{
+	static const struct segment code[2] = {
+		{ .limit = 0xffffffff, .type = 11, .s = 1, .present = 1, .db = 1, .g = 1 },
+		{ .limit = 0xffffffff, .type = 11, .s = 1, .present = 1, .l = 1, .g = 1 },
+	};
+
+	*seg = code[host_64];
+	seg->selector = selector;
 }
 
 static void load_host_segments(struct vmx_vcpu *v)
 {
+	static const struct segment tss = { .limit = 0x67, .type = 11, .present = 1 }, none = { .unusable = 1 };
 	const struct vmcs12 *vmcs = &v->vmcs12;
 	struct cpu *cpu = v->cpu;
 	struct segment *seg = cpu->seg;
-	bool host_64 = vmcs->vm_exit_controls & VMEXIT_HOST_64;
 
-	seg[SEG_CS] = (struct segment){ .limit = 0xffffffff, .selector = vmcs->host_cs_selector, .type = 11, .s = 1, .present = 1,
-	                                .l = host_64, .db = !host_64, .g = 1 };
-	seg[SEG_SS] = host_segment(vmcs->host_ss_selector, 0);
-	seg[SEG_DS] = host_segment(vmcs->host_ds_selector, 0);
-	seg[SEG_ES] = host_segment(vmcs->host_es_selector, 0);
-	seg[SEG_FS] = host_segment(vmcs->host_fs_selector, vmcs->host_fs_base);
-	seg[SEG_GS] = host_segment(vmcs->host_gs_selector, vmcs->host_gs_base);
-	seg[SEG_TR] = (struct segment){ .base = vmcs->host_tr_base, .limit = 0x67, .selector = vmcs->host_tr_selector, .type = 11,
-	                                .present = 1 };
-	seg[SEG_LDTR] = (struct segment){ .unusable = 1 };
+	load_host_code(&seg[SEG_CS], vmcs->host_cs_selector, vmcs->vm_exit_controls & VMEXIT_HOST_64);
+	load_host_segment(&seg[SEG_SS], vmcs->host_ss_selector, 0);
+	load_host_segment(&seg[SEG_DS], vmcs->host_ds_selector, 0);
+	load_host_segment(&seg[SEG_ES], vmcs->host_es_selector, 0);
+	load_host_segment(&seg[SEG_FS], vmcs->host_fs_selector, vmcs->host_fs_base);
+	load_host_segment(&seg[SEG_GS], vmcs->host_gs_selector, vmcs->host_gs_base);
+	seg[SEG_TR] = tss;
+	seg[SEG_TR].base = vmcs->host_tr_base;
+	seg[SEG_TR].selector = vmcs->host_tr_selector;
+	seg[SEG_LDTR] = none;
 	cpu->gdtr = (struct descriptor_table){ .base = vmcs->host_gdtr_base, .limit = 0xffff };
 	cpu->idtr = (struct descriptor_table){ .base = vmcs->host_idtr_base, .limit = 0xffff };
 	cpu->cpl = 0;

@@ -212,28 +212,29 @@ static struct vmcs12 *accessed_vmcs(struct vmx_vcpu *v)
 }
 
 /* The field, if L1 is offered what it belongs to. */
-static const struct vmcs_field *offered_field(struct vmx_vcpu *v, uint64_t encoding)
+static const struct vmcs_field *offered_field(struct vmx_vcpu *v, uint64_t encoding, bool *high)
 {
-	bool high;
-	const struct vmcs_field *f = vmcs_field_find(encoding, &high);
+	const struct vmcs_field *f = vmcs_field_find(encoding, high);
 	return f && (v->caps.features & BIT(f->feature)) ? f : NULL;
 }
 
 static void vmread(struct vmx_vcpu *v)
 {
 	const struct vmcs12 *vmcs = accessed_vmcs(v);
-	uint64_t encoding = reg_operand(v), value;
+	uint64_t encoding = reg_operand(v);
+	const struct vmcs_field *f;
+	bool high;
 
 	if (!vmcs) {
 		fail_invalid(v, "VMREAD %#llx: no current VMCS", (unsigned long long)encoding);
 		return;
 	}
-	if (!offered_field(v, encoding)) {
+	f = offered_field(v, encoding, &high);
+	if (!f) {
 		fail(v, VMXERR_UNSUPPORTED_COMPONENT, "VMREAD %#llx: no such field", (unsigned long long)encoding);
 		return;
 	}
-	vmcs12_read(vmcs, encoding, &value);
-	rm_store(v->cpu, v->cpu->cur_insn, operand_size(v->cpu), value);
+	rm_store(v->cpu, v->cpu->cur_insn, operand_size(v->cpu), vmcs12_get(vmcs, f, high));
 	vmx_succeed(v);
 }
 
@@ -249,19 +250,20 @@ static void vmwrite(struct vmx_vcpu *v)
 	struct vmcs12 *vmcs = accessed_vmcs(v);
 	uint64_t encoding = reg_operand(v), value;
 	const struct vmcs_field *f;
+	bool high;
 
 	if (!vmcs) {
 		fail_invalid(v, "VMWRITE %#llx: no current VMCS", (unsigned long long)encoding);
 		return;
 	}
 	value = rm_load(v->cpu, v->cpu->cur_insn, operand_size(v->cpu));
-	f = offered_field(v, encoding);
+	f = offered_field(v, encoding, &high);
 	if (!f) {
 		fail(v, VMXERR_UNSUPPORTED_COMPONENT, "VMWRITE %#llx: no such field", (unsigned long long)encoding);
 	} else if (f->type == VMCS_TYPE_READONLY && !(v->caps.misc & VMX_MISC_VMWRITE_ANY)) {
 		fail(v, VMXERR_READ_ONLY_COMPONENT, "VMWRITE %s: the field is read-only", f->text);
 	} else {
-		vmcs12_write(vmcs, encoding, kept_bits(f, value));
+		vmcs12_put(vmcs, f, high, kept_bits(f, value));
 		vmx_succeed(v);
 	}
 }

@@ -51,29 +51,32 @@ const struct vmcs_field *vmcs_field_find(uint64_t encoding, bool *high)
 	return &vmcs_fields[position - 1];
 }
 
-bool vmcs12_read(const struct vmcs12 *v, uint64_t encoding, uint64_t *value)
+uint64_t vmcs12_get(const struct vmcs12 *v, const struct vmcs_field *f, bool high)
 {
-	bool high;
-	const struct vmcs_field *f = vmcs_field_find(encoding, &high);
-	if (!f)
-		return false;
-	*value = 0;
+	const uint8_t *at = &v->bytes[f->offset];
+	uint64_t value = 0;
+
 	if (high)
-		memcpy(value, &v->bytes[f->offset + 4], 4);
+		memcpy(&value, at + 4, 4);
+	else if (f->width == VMCS_WIDTH_16)
+		memcpy(&value, at, 2);
+	else if (f->width == VMCS_WIDTH_32)
+		memcpy(&value, at, 4);
 	else
-		memcpy(value, &v->bytes[f->offset], vmcs_field_size(f));
-	return true;
+		memcpy(&value, at, 8);
+	return value;
 }
 
-bool vmcs12_write(struct vmcs12 *v, uint64_t encoding, uint64_t value)
+void vmcs12_put(struct vmcs12 *v, const struct vmcs_field *f, bool high, uint64_t value)
 {
-	bool high;
-	const struct vmcs_field *f = vmcs_field_find(encoding, &high);
-	if (!f)
-		return false;
+	uint8_t *at = &v->bytes[f->offset];
+
 	if (high)
-		memcpy(&v->bytes[f->offset + 4], &value, 4);
+		memcpy(at + 4, &value, 4);
+	else if (f->width == VMCS_WIDTH_16)
+		memcpy(at, &value, 2);
+	else if (f->width == VMCS_WIDTH_32)
+		memcpy(at, &value, 4);
 	else
-		memcpy(&v->bytes[f->offset], &value, vmcs_field_size(f));
-	return true;
+		memcpy(at, &value, 8);
 }

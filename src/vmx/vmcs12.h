@@ -81,11 +81,9 @@ static inline unsigned vmcs_field_size(const struct vmcs_field *f)
 }
 
 /*
- * By encoding, access-high included (the upper half then). false: no such
- * field. No rights are checked here, neither features nor read-only: that is
- * VMREAD's and VMWRITE's business. Writes truncate to the field's width.
+ * A field of v, or its upper half (high); writes truncate to the field's width. No rights are checked here, neither features
+ * nor read-only: that is VMREAD's and VMWRITE's business.
  */
-bool vmcs12_read(const struct vmcs12 *v, uint64_t encoding, uint64_t *value);
-bool vmcs12_write(struct vmcs12 *v, uint64_t encoding, uint64_t value);
-
+uint64_t vmcs12_get(const struct vmcs12 *v, const struct vmcs_field *f, bool high);
+void vmcs12_put(struct vmcs12 *v, const struct vmcs_field *f, bool high, uint64_t value);
 #endif

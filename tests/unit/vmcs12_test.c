@@ -54,32 +54,47 @@ static uint64_t width_mask(const struct vmcs_field *f)
 	return f->width == VMCS_WIDTH_16 ? 0xffff : f->width == VMCS_WIDTH_32 ? 0xffffffff : ~0ull;
 }
 
+static uint64_t get(uint64_t encoding)
+{
+	bool high;
+	const struct vmcs_field *f = vmcs_field_find(encoding, &high);
+
+	return f ? vmcs12_get(&vmcs, f, high) : ~0ull;
+}
+
+static void put(uint64_t encoding, uint64_t value)
+{
+	bool high;
+	const struct vmcs_field *f = vmcs_field_find(encoding, &high);
+
+	if (f)
+		vmcs12_put(&vmcs, f, high, value);
+}
+
 static void test_read_write(void)
 {
 	const uint64_t pattern = 0x8877665544332211ull;
 	for (unsigned i = 0; i < vmcs_field_count; i++) {
 		const struct vmcs_field *f = &vmcs_fields[i];
-		uint64_t value = ~0ull;
 		unsigned other = 0;
 		memset(&vmcs, 0, sizeof(vmcs));
-		check_that(vmcs12_write(&vmcs, f->encoding, pattern), "%s", f->text);
-		check_that(vmcs12_read(&vmcs, f->encoding, &value) && value == (pattern & width_mask(f)), "%s", f->text);
+		put(f->encoding, pattern);
+		check_that(get(f->encoding) == (pattern & width_mask(f)), "%s", f->text);
 		check_that(!memcmp(&vmcs.bytes[f->offset], &pattern, vmcs_field_size(f)), "%s in memory", f->text);
 		for (unsigned b = 0; b < VMCS12_SIZE; b++)
 			other += vmcs.bytes[b] && (b < f->offset || b >= f->offset + vmcs_field_size(f));
 		check_that(!other, "%s spills", f->text);
 		if (f->width != VMCS_WIDTH_64)
 			continue;
-		check_that(vmcs12_read(&vmcs, f->encoding | 1, &value) && value == pattern >> 32, "%s upper half", f->text);
-		check_that(vmcs12_write(&vmcs, f->encoding | 1, 0xabcd), "%s upper half", f->text);
-		check_that(vmcs12_read(&vmcs, f->encoding, &value) && value == (0xabcdull << 32 | (uint32_t)pattern), "%s", f->text);
+		check_that(get(f->encoding | 1) == pattern >> 32, "%s upper half", f->text);
+		put(f->encoding | 1, 0xabcd);
+		check_that(get(f->encoding) == (0xabcdull << 32 | (uint32_t)pattern), "%s", f->text);
 	}
 	memset(&vmcs, 0, sizeof(vmcs));
 	vmcs.guest_rip = 0x1234;
 	vmcs.host_tr_selector = 0x40;
-	uint64_t value;
-	check_that(vmcs12_read(&vmcs, 0x681e, &value) && value == 0x1234, "GUEST_RIP by name");
-	check_that(vmcs12_read(&vmcs, 0x0c0c, &value) && value == 0x40, "HOST_TR_SELECTOR by name");
+	check_that(get(0x681e) == 0x1234, "GUEST_RIP by name");
+	check_that(get(0x0c0c) == 0x40, "HOST_TR_SELECTOR by name");
 }
 
 /* ---- capabilities ---- */
