@@ -245,7 +245,8 @@ static uint64_t vmx_l1_tsc(struct cpu *cpu)
 
 /*
  * CLOCK_MONOTONIC when the host's TSC is tsc, the present. Reading the clock costs more than all the rest of a VM entry's
- * timer, so it is read every few milliseconds; meanwhile the TSC, whose rate is known to one part in 100,000, goes on for it.
+ * timer, so it is read every few milliseconds; meanwhile the TSC goes on for it. That and the clock's own rate, which may be
+ * another one, make it wrong by some microseconds.
  */
 static uint64_t time_at(struct vcpu *v, uint64_t tsc)
 {
@@ -256,14 +257,11 @@ static uint64_t time_at(struct vcpu *v, uint64_t tsc)
 	return v->clock_read.ns + clock_tsc_to_ns(tsc - v->clock_read.tsc);
 }
 
-/*
- * A little late rather than early: the timer's own comparison decides, and nobody would arm it again. By a microsecond, and
- * by more than the error of the TSC's rate makes of long times.
- */
+/* A little late rather than early, when vmx/ would ask for the same again. */
 static void vmx_timer(struct cpu *cpu, uint64_t tsc)
 {
 	struct vcpu *v = cpu_vcpu(cpu);
-	uint64_t host, now, ns;
+	uint64_t host, now;
 
 	if (tsc == UINT64_MAX) {
 		timer_set(v, UINT64_MAX);
@@ -271,12 +269,10 @@ static void vmx_timer(struct cpu *cpu, uint64_t tsc)
 	}
 	host = clock_host_tsc();
 	now = tsc_at(cpu, host);
-	if (tsc <= now) {
+	if (tsc <= now)
 		vcpu_kick(v);
-		return;
-	}
-	ns = tsc_ticks_to_ns(v, tsc - now);
-	timer_set(v, time_at(v, host) + ns + ns / 50000 + 1000);
+	else
+		timer_set(v, time_at(v, host) + tsc_ticks_to_ns(v, tsc - now) + 1000);
 }
 
 static uint64_t vmx_apic_base(struct cpu *cpu)

@@ -49,7 +49,7 @@ static void let_writer_pass(struct vcpu *v, uint32_t req)
 
 static void requests_handle(struct vcpu *v)
 {
-	const uint32_t mine = REQ_SLOTS | REQ_DROP_WRITES | REQ_CLOCK;
+	const uint32_t mine = REQ_SLOTS | REQ_DROP_WRITES | REQ_CLOCK | REQ_TIMER;
 	uint32_t req = atomic_load(&v->requests);
 
 	if (!req)
@@ -60,6 +60,8 @@ static void requests_handle(struct vcpu *v)
 		let_writer_pass(v, req);
 	if (req & REQ_CLOCK)
 		pv_clock_update(v);
+	if (req & REQ_TIMER)
+		vmx_timer_woken(v->vmx);
 }
 
 /* Split irqchip: the client's I/O APIC hears of one end of interrupt at a time. */

@@ -37,7 +37,7 @@ static uint64_t timers_scan(struct vm *vm, uint64_t now)
 
 		if (at <= now) {
 			if (atomic_compare_exchange_strong(&v->timer_ns, &at, UINT64_MAX))
-				vcpu_kick(v);
+				vcpu_request(v, REQ_TIMER);
 		} else if (at < next) {
 			next = at;
 		}

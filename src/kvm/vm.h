@@ -68,7 +68,8 @@ enum { REQ_SLOTS = 1,          /* slots are changing: let go of the read lock, t
        REQ_DROP_WRITES = 4,    /* dirty logs were cleared: drop write entries */
        REQ_CODE_PAGE = 8,      /* a page became code elsewhere: drop write entries to vm->code_page, acknowledge */
        REQ_CLOCK = 16,         /* kvmclock must be updated */
-       REQ_IOAPIC_EOI = 32 };  /* vcpu->ioapic_eoi has vectors: KVM_EXIT_IOAPIC_EOI is due */
+       REQ_IOAPIC_EOI = 32,    /* vcpu->ioapic_eoi has vectors: KVM_EXIT_IOAPIC_EOI is due */
+       REQ_TIMER = 64 };       /* the time of timer_set() has come */
 
 struct kvmclock_base { uint64_t tsc, ns; uint32_t mul; int8_t shift; };
 

@@ -67,6 +67,12 @@ static bool timer_expired(const struct vmx_vcpu *v)
 	return v->timer_active && v->ops->l1_tsc(v->cpu) >= v->timer_deadline;
 }
 
+void vmx_timer_woken(struct vmx_vcpu *v)
+{
+	if (v->in_l2 && v->timer_active && !v->pages_pending && !timer_expired(v))
+		vmx_timer_resume(v);
+}
+
 /* ---- what may exit ---- */
 
 static bool active_or_halted(const struct cpu *cpu)

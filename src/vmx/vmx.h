@@ -87,6 +87,8 @@ int vmx_set_nested_state(struct vmx_vcpu *v, const struct kvm_nested_state *stat
 void vmx_smm_prepare(struct vmx_vcpu *v);
 void vmx_smm_enter(struct vmx_vcpu *v);
 bool vmx_smm_leave(struct vmx_vcpu *v);
+/* The wake-up of ops->timer has come. The clock may have run faster than the TSC: if it came early, another one is asked for. */
+void vmx_timer_woken(struct vmx_vcpu *v);
 /* L1's TSC was written: L2's preemption timer expires at another time. */
 void vmx_tsc_changed(struct vmx_vcpu *v);
 /* L1's TSC is another one by this many ticks because the guest wanted it; the preemption timer does not notice. */

@@ -3,6 +3,7 @@
  * lies between what two readings of the host's TSC around it come to, so
  * nothing here goes by how long something takes.
  */
+#include <time.h>
 #include "base/base.h"
 #include "hypervisor.h"
 #include "kvm/api.h"
@@ -118,6 +119,37 @@ static void test_limits(void)
 	check_equal(anykvm_ioctl(g.vcpu[0], KVM_GET_TSC_KHZ, NULL), host);
 	guest_add_vcpu(&g);
 	check_equal(anykvm_ioctl(g.vcpu[1], KVM_GET_TSC_KHZ, NULL), host / 3);
+	guest_destroy(&g);
+}
+
+/* The host's rate is CLOCK_MONOTONIC_RAW's, whatever passed between opening /dev/kvm and making the VM. */
+struct reading { uint64_t before, ns, after; };
+static struct reading reading(void)
+{
+	struct reading r;
+	struct timespec t;
+
+	r.before = host_tsc();
+	clock_gettime(CLOCK_MONOTONIC_RAW, &t);
+	r.after = host_tsc();
+	r.ns = t.tv_sec * 1000000000ull + t.tv_nsec;
+	return r;
+}
+
+static void test_host_rate(void)
+{
+	struct guest g;
+	struct reading a = reading(), b;
+	uint64_t least, most, khz;
+
+	guest_create(&g, true);
+	khz = host_khz(&g);
+	do {
+		b = reading();
+		least = (wide)(b.before - a.after) * 1000000 / (b.ns - a.ns);
+		most = (wide)(b.after - a.before) * 1000000 / (b.ns - a.ns);
+	} while (most - least > least / 20000);
+	check_between(khz, least - least / 10000, most + most / 10000);
 	guest_destroy(&g);
 }
 
@@ -332,6 +364,7 @@ static const struct test tests[] = {
 	{ "RDTSC, RDTSCP, RDMSR at other rates", test_rates },
 	{ "written by the client", test_written },
 	{ "limits of the rate; a VM's default", test_limits },
+	{ "the host's rate", test_host_rate },
 	{ "TSC deadline", test_deadline },
 	{ "WRMSR of TSC and TSC_ADJUST: kvmclock", test_clock_follows },
 	{ "WRMSR of TSC: TSC deadline", test_deadline_follows },

@@ -396,6 +396,31 @@ static void test_preemption_timer(void)
 	check(vmx_enter(&vcpu, false) == VMX_ENTERED && exits_with(EXIT_PREEMPTION_TIMER));
 }
 
+/* A wake-up that comes before the deadline is asked for again; one that nobody waits for is not. */
+static void test_early_wake_up(void)
+{
+	uint64_t deadline;
+
+	start();
+	check(enter());
+	timer_at = UINT64_MAX;
+	vmx_timer_woken(&vcpu);                                  /* L2 has no timer */
+	check(timer_at == UINT64_MAX);
+	start();
+	vmcs->pin_based_vm_exec_control |= PIN_PREEMPTION_TIMER;
+	vmcs->vmx_preemption_timer_value = 10;
+	check(enter());
+	deadline = timer_at;
+	timer_at = UINT64_MAX;
+	tsc = deadline - 1;
+	vmx_timer_woken(&vcpu);
+	check(timer_at == deadline);
+	timer_at = UINT64_MAX;
+	tsc = deadline;
+	vmx_timer_woken(&vcpu);
+	check(timer_at == UINT64_MAX);
+}
+
 static void test_init_and_sipi(void)
 {
 	bool taken;
@@ -456,6 +481,7 @@ int main(void)
 		{ "mode changes of an unrestricted guest", test_mode_changes }, { "PDPTEs from memory", test_pae_without_ept },
 		{ "MSR lists", test_msr_lists }, { "injection", test_injection }, { "external interrupts", test_interrupts },
 		{ "windows", test_windows }, { "NMI", test_nmi }, { "preemption timer", test_preemption_timer },
+		{ "preemption timer: woken early", test_early_wake_up },
 		{ "INIT and SIPI", test_init_and_sipi }, { "pending debug exceptions", test_pending_debug },
 		{ "TPR threshold and bitmaps", test_tpr_threshold },
 	};
