@@ -110,7 +110,7 @@ static void test_supported(void)
 {
 	struct vmx_caps c;
 	vmx_caps_init(&c);
-	check_that(msr(&c, 0x480) == (0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50 | 3ull << 54), "%#llx",
+	check_that(msr(&c, 0x480) == (0x11e57ed0ull | 0x1000ull << 32 | 6ull << 50 | 7ull << 54), "%#llx",
 	       (unsigned long long)msr(&c, 0x480));
 	check_that((uint32_t)msr(&c, 0x481) == 0x16 && (uint32_t)msr(&c, 0x48d) == 0x16, "pin");
 	check_that((uint32_t)msr(&c, 0x482) == 0x0401e172 && (uint32_t)msr(&c, 0x48e) == 0x04006172, "primary");

@@ -298,8 +298,13 @@ static void test_injected_errors(void)
 
 	for (unsigned vector = 0; vector < 32; vector++) {
 		bool has = with_error >> vector & 1;
+
+		vcpu.caps.basic &= ~BIT(56);
 		CASE(has ? CONTROLS : PASS, INJECT(EVENT_HW_EXCEPTION, vector));
 		CASE(has ? PASS : CONTROLS, INJECT(EVENT_HW_EXCEPTION, vector); vmcs.vm_entry_intr_info_field |= INTR_INFO_HAS_ERROR);
+		vcpu.caps.basic |= BIT(56);              /* software says which have one */
+		CASE(PASS, INJECT(EVENT_HW_EXCEPTION, vector));
+		CASE(PASS, INJECT(EVENT_HW_EXCEPTION, vector); vmcs.vm_entry_intr_info_field |= INTR_INFO_HAS_ERROR);
 	}
 	CASE(CONTROLS, INJECT(EVENT_NMI, 2); vmcs.vm_entry_intr_info_field |= INTR_INFO_HAS_ERROR);
 	CASE(PASS, INJECT(EVENT_HW_EXCEPTION, 14); vmcs.vm_entry_intr_info_field |= INTR_INFO_HAS_ERROR;
