@@ -230,7 +230,7 @@ struct cpu {
 	struct { uint32_t index; bool write; uint64_t data; uint32_t reason; bool answered, error; } msr_exit;
 	struct { uint32_t exception; uint64_t pc, dr6, dr7; } debug_exit;
 	struct { char text[256]; } internal;
-	uint32_t guest_debug;            /* KVM_GUESTDBG_* control of the client */
+	uint32_t guest_debug;            /* KVM_GUESTDBG_* control of the client, or of KVM_RUN's own step: GUEST_DEBUG_OWN */
 	uint64_t guest_debug_dr[4], guest_debug_dr7;
 
 	/* --- x87 and vector state (cpu/fpu.h) --- */
@@ -252,6 +252,9 @@ struct cpu {
 
 	struct lane lane[CPU_LANES];     /* the translator's (xlat/loop.c) */
 };
+
+/* In guest_debug: the step is not the client's, and the guest's own traps stay due. */
+#define GUEST_DEBUG_OWN (1u << 31)
 
 enum { WANT_INTR = 1, WANT_NMI = 2, WANT_SMI = 4 };
 
@@ -337,6 +340,26 @@ static inline bool cpu_monitor_trap(const struct cpu *cpu)
 {
 	const uint32_t monitor_trap_flag = 1u << 27;
 	return cpu->ctl->non_root && (cpu->ctl->primary & monitor_trap_flag);
+}
+
+/*
+ * #DB traps in pending_debug that may be taken at this boundary. They are there if cpu_debug_trap() found the poll word set:
+ * SMIs, INIT and some VM exits go first. Bit 12: a breakpoint that VMX's field does not name.
+ */
+enum { DEBUG_TRAPS = 0xd00f };
+static inline bool cpu_trap_due(const struct cpu *cpu)
+{
+	return (cpu->pending_debug & DEBUG_TRAPS) && !(cpu->shadow & SHADOW_MOV_SS) && cpu->activity <= ACTIVITY_HLT;
+}
+
+/* Makes them the event that is delivered next. */
+static inline void cpu_trap_queue(struct cpu *cpu)
+{
+	const uint64_t in_dr6 = 0xc00f;
+
+	cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = 1, .has_payload = true, .payload = cpu->pending_debug & in_dr6 };
+	cpu->pending_debug = 0;
+	cpu->activity = ACTIVITY_ACTIVE;
 }
 
 /* Guest TSC now, all offsets and scaling of the control block applied. */

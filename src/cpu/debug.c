@@ -141,6 +141,12 @@ void cpu_debug_fetch(struct cpu *cpu)
 	raise_debug(cpu, hits);
 }
 
+/* What has set the poll word may be an SMI or INIT, which go before traps: KVM_RUN's loop queues these afterwards (cpu_trap_due()). */
+static bool others_first(const struct cpu *cpu)
+{
+	return !cpu->guest_debug && cpu->activity == ACTIVITY_ACTIVE && (cpu->poll & ~(unsigned)POLL_LEAVE);
+}
+
 void cpu_debug_trap(struct cpu *cpu)
 {
 	uint64_t bits = cpu->pending_debug | (cpu->tf_at_start ? DR6_BS : 0);
@@ -157,7 +163,11 @@ void cpu_debug_trap(struct cpu *cpu)
 		cpu->pending_debug = bits & ~DR6_BS;
 		return;
 	}
-	cpu->pending_debug = 0;
+	if (bits && others_first(cpu)) {
+		cpu->pending_debug = bits;
+		return;
+	}
+	cpu->pending_debug = cpu->guest_debug & GUEST_DEBUG_OWN ? bits : 0;
 	if (client_step || (watch_by_client(cpu) && (bits & 0xf)))
 		leave_to_client(cpu, VEC_DB, bits | (client_step ? DR6_BS : 0));
 	if (bits)

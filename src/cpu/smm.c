@@ -13,7 +13,7 @@
 struct smm_segment { uint64_t selector, attributes, limit, base; };
 
 struct smm_state {
-	uint64_t gpr[16], rip, rflags, cr0, cr3, cr4, efer, dr6, dr7, smbase, ssp, revision, auto_halt;
+	uint64_t gpr[16], rip, rflags, cr0, cr3, cr4, efer, dr6, dr7, smbase, ssp, revision, auto_halt, pending_debug;
 	struct smm_segment seg[SEG_COUNT], gdtr, idtr;
 };
 
@@ -29,11 +29,15 @@ struct smm_field { uint16_t at; uint8_t size, word; };
 #define GPR64(n) FIELD(0xfff8 - 8 * (n), 8, gpr[n])
 #define GPR32(n) FIELD(0xffd0 + 4 * (n), 4, gpr[n])
 
+/* #DB traps that were due when the SMI came, as in DR6. Both layouts have it among what is reserved. */
+enum { PENDING_DEBUG = 0xfef4 };
+
 static const struct smm_field layout64[] = {
 	SEGMENT64(0xfe00, seg[SEG_ES]), SEGMENT64(0xfe10, seg[SEG_CS]), SEGMENT64(0xfe20, seg[SEG_SS]), SEGMENT64(0xfe30, seg[SEG_DS]),
 	SEGMENT64(0xfe40, seg[SEG_FS]), SEGMENT64(0xfe50, seg[SEG_GS]), TABLE64(0xfe60, gdtr), SEGMENT64(0xfe70, seg[SEG_LDTR]),
 	TABLE64(0xfe80, idtr), SEGMENT64(0xfe90, seg[SEG_TR]),
-	FIELD(0xfec9, 1, auto_halt), FIELD(0xfed0, 8, efer), FIELD(0xfefc, 4, revision), FIELD(0xff00, 4, smbase), FIELD(0xff18, 8, ssp),
+	FIELD(0xfec9, 1, auto_halt), FIELD(0xfed0, 8, efer), FIELD(PENDING_DEBUG, 4, pending_debug), FIELD(0xfefc, 4, revision), FIELD(0xff00, 4, smbase),
+	FIELD(0xff18, 8, ssp),
 	FIELD(0xff48, 8, cr4), FIELD(0xff50, 8, cr3), FIELD(0xff58, 8, cr0), FIELD(0xff60, 8, dr7), FIELD(0xff68, 8, dr6),
 	FIELD(0xff70, 8, rflags), FIELD(0xff78, 8, rip),
 	GPR64(0), GPR64(1), GPR64(2), GPR64(3), GPR64(4), GPR64(5), GPR64(6), GPR64(7),
@@ -41,7 +45,7 @@ static const struct smm_field layout64[] = {
 };
 
 static const struct smm_field layout32[] = {
-	FIELD(0xfef8, 4, smbase), FIELD(0xfefc, 4, revision), FIELD(0xff02, 2, auto_halt), FIELD(0xff14, 4, cr4),
+	FIELD(PENDING_DEBUG, 4, pending_debug), FIELD(0xfef8, 4, smbase), FIELD(0xfefc, 4, revision), FIELD(0xff02, 2, auto_halt), FIELD(0xff14, 4, cr4),
 	SEGMENT32(0xff2c, 0xffb4, seg[SEG_DS]), SEGMENT32(0xff38, 0xffb8, seg[SEG_FS]), SEGMENT32(0xff44, 0xffbc, seg[SEG_GS]),
 	TABLE32(0xff50, idtr), SEGMENT32(0xff5c, 0xffc4, seg[SEG_TR]), TABLE32(0xff6c, gdtr),
 	SEGMENT32(0xff78, 0xffc0, seg[SEG_LDTR]), SEGMENT32(0xff84, 0xffa8, seg[SEG_ES]), SEGMENT32(0xff90, 0xffac, seg[SEG_CS]),
@@ -97,7 +101,7 @@ void smm_save(const struct cpu *cpu, struct smm_image *image)
 	struct smm_state s = {
 		.rip = cpu->rip, .rflags = cpu->rflags, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
 		.dr6 = cpu->dr6, .dr7 = cpu->dr7, .smbase = cpu->msr.smbase, .ssp = cpu->cet.ssp, .revision = wide(cpu) ? REVISION64 : REVISION32,
-		.auto_halt = cpu->activity == ACTIVITY_HLT,
+		.auto_halt = cpu->activity == ACTIVITY_HLT, .pending_debug = cpu->pending_debug & DEBUG_TRAPS,
 		.gdtr = { .base = cpu->gdtr.base, .limit = cpu->gdtr.limit }, .idtr = { .base = cpu->idtr.base, .limit = cpu->idtr.limit } };
 
 	memcpy(s.gpr, cpu->gpr, sizeof(s.gpr));
@@ -232,6 +236,7 @@ static void registers_load(struct cpu *cpu, const struct smm_state *s)
 	cpu->dr7 = (s->dr7 & 0xffff23ff) | DR7_FIXED;
 	cpu->msr.smbase = s->smbase;
 	cpu->cet.ssp = wide(cpu) ? s->ssp : cpu->cet.ssp;
+	cpu->pending_debug |= s->pending_debug & DEBUG_TRAPS;    /* L2's are in the VMCS, too */
 }
 
 /* Without EPT; with it they are the guest's own, and the VMCS has them. */

@@ -54,6 +54,8 @@ static void init_accept(struct vcpu *v)
 	v->outstanding = ASKED_NOTHING;
 	v->replay = false;
 	v->user_interrupt = -1;
+	v->machine_check_waits = false;
+	atomic_store(&v->nmis_queued, 0);
 	v->mp_state = bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
 	trace(irq, "vCPU %u: INIT", v->id);
 }
@@ -216,12 +218,17 @@ static void inject_nmi(struct vcpu *v)
 static void l2_events(struct vcpu *v)
 {
 	bool nmi_taken = false;
-	bool exited = vmx_check_events(v->vmx, atomic_load(&v->nmis_queued), &nmi_taken, v->init_pending);
 
+	vmx_check_events(v->vmx, atomic_load(&v->nmis_queued), &nmi_taken, &v->init_pending);
 	if (nmi_taken)
 		nmi_dequeue(v);
-	if (exited)
-		v->init_pending = false;         /* INIT comes before all other events, so that was it */
+}
+
+/* Traps that SMIs go before (cpu_debug_trap()); L2's are among what vmx_check_events() looks at. */
+void events_take_trap(struct vcpu *v)
+{
+	if (!vmx_in_l2(v->vmx) && !v->cpu->event.valid && cpu_trap_due(v->cpu))
+		cpu_trap_queue(v->cpu);
 }
 
 static void wake_from_halt(struct vcpu *v)
@@ -250,19 +257,24 @@ bool events_inject(struct vcpu *v)
 	 * An instruction whose access the client has answered is finished first (the engine ignores the poll word until
 	 * then): a handler in between would lose the answer, and the access would be made twice.
 	 */
-	if (cpu->io.nreads || cpu->io.answered) {
+	if (cpu->io.nreads || cpu->io.answered || cpu->msr_exit.answered) {
 		atomic_fetch_or(&cpu->poll, POLL_EVENT);
 		return true;
+	}
+	if (v->machine_check_waits && !cpu->event.valid) {
+		cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_MC };
+		v->machine_check_waits = false;
 	}
 	if (!smi_inject(v))
 		return false;
 	if (vmx_in_l2(v->vmx))
 		l2_events(v);
+	events_take_trap(v);
 	if (!(cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ)) {
 		inject_nmi(v);
 		inject_interrupt(v);
 	}
-	if (cpu->event.valid && cpu->want)
+	if (cpu->event.valid && (cpu->want || v->machine_check_waits))
 		atomic_fetch_or(&cpu->poll, POLL_EVENT);
 	wake_from_halt(v);
 	return true;

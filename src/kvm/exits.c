@@ -8,6 +8,7 @@
  * one.
  */
 #include "kvm/vcpu.h"
+#include "x86/vmx.h"
 
 int exit_reason(struct vcpu *v, uint32_t reason)
 {
@@ -265,6 +266,15 @@ static int on_internal_error(struct vcpu *v)
 	return RUN_EXIT;
 }
 
+/* SMIs and INIT go before an MTF VM exit, and so does a machine check that the client has added. */
+static bool outranked(struct vcpu *v, const struct vmexit *e)
+{
+	if (e->reason != EXIT_MTF)
+		return false;
+	events_accept(v);
+	return v->cpu->event.valid || v->init_pending || smi_waits(v);
+}
+
 /* A VM exit goes to L1 if L1 asked for it; else the intercept was ours, and L2 goes on. */
 static int on_vmexit(struct vcpu *v)
 {
@@ -276,7 +286,9 @@ static int on_vmexit(struct vcpu *v)
 		memcpy(v->cpu->internal.text, text, sizeof(text));
 		return on_internal_error(v);
 	}
-	if (vmx_reflect(v->vmx, &e) == VMX_TO_L1)
+	if (outranked(v, &e))
+		vmx_monitor_trap_later(v->vmx);
+	else if (vmx_reflect(v->vmx, &e) == VMX_TO_L1)
 		vmx_exit_to_l1(v->vmx, &e);
 	v->cpu->vmexit = (struct vmexit){ 0 };
 	return RUN_ON;

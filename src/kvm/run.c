@@ -239,7 +239,7 @@ static enum cpu_exit engine_step(struct vcpu *v)
 	requests_handle(v);
 	if (!coherence_enter(v))
 		return CPU_EXIT_NONE;
-	cpu->guest_debug = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+	cpu->guest_debug = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | GUEST_DEBUG_OWN;
 	cpu_mode_update(cpu);
 	why = engine_run(cpu);
 	atomic_store(&cpu->running, false);
@@ -277,10 +277,10 @@ static int finish_instruction(struct vcpu *v)
 	for (unsigned i = 0; i < 100 && why == CPU_EXIT_NONE; i++)
 		why = engine_step(v);
 	v->replay = false;
+	if (queued.valid)                        /* first: it may outrank the exit */
+		v->cpu->event = queued;
 	if (why != CPU_EXIT_DEBUG)
 		r = exit_handle(v, why);
-	if (queued.valid)
-		v->cpu->event = queued;
 	settle(v);
 	return r;
 }

@@ -38,7 +38,7 @@ bool smi_inject(struct vcpu *v)
 	if (likely(!atomic_load(&v->smi_queued)) || cpu->in_smm || !smi_waits(v) || cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ)
 		return true;
 	vmx_smm_prepare(v->vmx);
-	if (smi_allowed(cpu))
+	if (smi_allowed(cpu) && !vmx_outranks_smi(v->vmx))
 		return smi_take(v);
 	cpu->want |= WANT_SMI;
 	return true;

@@ -50,6 +50,8 @@ int vcpu_interrupt_ack(struct vcpu *v);
 void events_accept(struct vcpu *v);
 /* Queues what is due into cpu->event, exits from L2 to L1 where L1 asked for it; wakes from HLT. false: the VM is dead. */
 bool events_inject(struct vcpu *v);
+/* #DB traps that are due outside L2 become cpu->event. */
+void events_take_trap(struct vcpu *v);
 
 /* ---- smm.c ---- */
 bool smi_waits(struct vcpu *v);          /* an SMI has arrived, for a vCPU that takes it before all else */

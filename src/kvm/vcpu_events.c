@@ -37,6 +37,12 @@ static void get_exception(struct vcpu *v, struct kvm_vcpu_events *out)
 	struct event *e = &v->cpu->event;
 	bool payloads = v->vm->enabled_caps & VM_EXCEPTION_PAYLOAD;
 
+	if (v->machine_check_waits) {
+		out->exception.nr = VEC_MC;
+		out->exception.injected = !payloads;
+		out->exception.pending = payloads;
+		return;
+	}
 	if (!e->valid || !is_exception(e))
 		return;
 	if (!payloads)
@@ -78,6 +84,7 @@ long kvm_vcpu_get_events(struct vcpu *v, struct kvm_vcpu_events *out)
 
 	memset(out, 0, sizeof(*out));
 	events_accept(v);
+	events_take_trap(v);
 	get_exception(v, out);
 	get_interrupt(v, out);
 	out->nmi.injected = e->valid && e->type == EVENT_NMI;
@@ -129,12 +136,23 @@ static bool events_valid(const struct vcpu *v, const struct kvm_vcpu_events *in)
 	return smi_valid(v, in);
 }
 
+static bool has_exception(const struct kvm_vcpu_events *in)
+{
+	return in->exception.injected || (in->flags & KVM_VCPUEVENT_VALID_PAYLOAD && in->exception.pending);
+}
+
+/* A machine check that waits for the event before it; see machine_check_queue(). */
+static bool has_waiting_machine_check(const struct kvm_vcpu_events *in)
+{
+	return has_exception(in) && in->exception.nr == VEC_MC && (in->nmi.injected || in->interrupt.injected);
+}
+
 /* The one event that is to be delivered first. */
 static struct event event_of(const struct kvm_vcpu_events *in)
 {
 	bool payload = in->flags & KVM_VCPUEVENT_VALID_PAYLOAD;
 
-	if (in->exception.injected || (payload && in->exception.pending))
+	if (has_exception(in) && !has_waiting_machine_check(in))
 		return (struct event){ .valid = true, .type = EXCEPTION_TYPE(in->exception.nr), .vector = in->exception.nr,
 		                       .has_error = in->exception.has_error_code, .error = in->exception.error_code,
 		                       .insn_len = in->exception.nr == VEC_BP || in->exception.nr == VEC_OF,
@@ -178,6 +196,7 @@ long kvm_vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *in)
 	events_accept(v);
 	set_smi(v, in);
 	cpu->event = event_of(in);
+	v->machine_check_waits = has_waiting_machine_check(in);
 	if (in->interrupt.injected && in->interrupt.nr == v->user_interrupt)
 		v->user_interrupt = -1;
 	if (in->flags & KVM_VCPUEVENT_VALID_SHADOW) {
@@ -313,6 +332,17 @@ long kvm_vcpu_setup_mce(struct vcpu *v, const uint64_t *cap)
 	return 0;
 }
 
+/* Behind an interrupt that is acknowledged already, or an NMI: it would be lost. An exception comes again by itself. */
+static void machine_check_queue(struct vcpu *v)
+{
+	struct cpu *cpu = v->cpu;
+
+	v->machine_check_waits = cpu->event.valid && !is_exception(&cpu->event);
+	if (!v->machine_check_waits)
+		cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_MC };
+	vcpu_kick(v);
+}
+
 static void bank_record(uint64_t *bank, const struct kvm_x86_mce *m, bool overflow)
 {
 	bank[1] = m->status | (overflow ? MCI_STATUS_OVER : 0);
@@ -333,7 +363,7 @@ static long uncorrected(struct vcpu *v, const struct kvm_x86_mce *m, uint64_t *b
 	}
 	bank_record(bank, m, bank[1] & MCI_STATUS_VAL);
 	v->mce.mcg_status = m->mcg_status;
-	cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_MC };
+	machine_check_queue(v);
 	return 0;
 }
 

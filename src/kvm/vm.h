@@ -46,6 +46,7 @@ struct vcpu {
 	uint64_t cr8, apic_base;         /* without an in-kernel LAPIC */
 	bool tpr_lowered;                /* ... CR8 was lowered: KVM_EXIT_SET_TPR is due */
 	bool pv_enforced;                /* paravirtual MSRs and hypercalls only as CPUID offers them */
+	bool machine_check_waits;        /* behind the event that is queued in cpu */
 	bool init_pending, sipi_pending, triple_fault, kicked_by_hypercall, tpr_reporting, clock_stopped;
 	uint8_t sipi_vector;
 	uint64_t asked_rip;              /* instruction that outstanding belongs to */

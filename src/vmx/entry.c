@@ -85,15 +85,16 @@ static void load_segments(struct vmx_vcpu *v)
 }
 
 /*
- * #DB traps that were pending when L2 was left. None survive an injected event,
- * nor a state that takes no debug exceptions. Breakpoint bits count only with
+ * #DB traps that were pending when L2 was left. None survive an injected event
+ * (a pending MTF VM exit is none), nor a state that takes no debug exceptions. Breakpoint bits count only with
  * bit 12, "an enabled breakpoint was met".
  */
 static uint64_t guest_pending_debug(const struct vmcs12 *vmcs)
 {
 	uint64_t pending = vmcs->guest_pending_dbg_exceptions;
+	uint32_t info = vmcs->vm_entry_intr_info_field;
 
-	if ((vmcs->vm_entry_intr_info_field & INTR_INFO_VALID) || vmcs->guest_activity_state >= ACTIVITY_SHUTDOWN)
+	if (((info & INTR_INFO_VALID) && intr_type(info) != INTR_TYPE_OTHER) || vmcs->guest_activity_state >= ACTIVITY_SHUTDOWN)
 		return 0;
 	return pending & VMX_PENDING_ENABLED ? pending : pending & DR6_BS;
 }

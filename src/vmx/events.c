@@ -1,8 +1,8 @@
 /*
  * Events at an instruction boundary of L2, in the order of their priority:
  *
- *   INIT; an event that VM entry or the client injected goes first otherwise;
- *   TPR below threshold; monitor trap flag; #DB traps; preemption timer;
+ *   an event that VM entry or the client injected; TPR below threshold; SMI
+ *   (kvm/'s); INIT; monitor trap flag; bus lock; #DB traps; preemption timer;
  *   NMI window; NMI; interrupt window, virtual interrupt; external interrupt.
  *
  * Each either exits to L1, or is left to kvm/ to be delivered into L2 itself.
@@ -111,12 +111,6 @@ static bool interrupt_exits(const struct vmx_vcpu *v)
 	return (v->vmcs02.pin & PIN_EXT_INTR) && active_or_halted(v->cpu) && v->ops->interrupt_pending(v->cpu) >= 0;
 }
 
-static bool debug_trap_due(const struct cpu *cpu)
-{
-	return (cpu->pending_debug & (0xf | VMX_PENDING_ENABLED | DR6_BS | DR6_BT)) && !(cpu->shadow & SHADOW_MOV_SS) &&
-	       active_or_halted(cpu);
-}
-
 /* ---- exits ---- */
 
 static bool exit_plain(struct vmx_vcpu *v, enum exit_reason reason, uint64_t qualification)
@@ -154,15 +148,6 @@ static enum interrupt_outcome external_interrupt(struct vmx_vcpu *v)
 	return INTERRUPT_EXITED;
 }
 
-/* A trap that was held back by MOV SS, or that VM entry found in vmcs12. */
-static void raise_debug_trap(struct cpu *cpu)
-{
-	cpu->event = (struct event){ .valid = true, .type = EVENT_HW_EXCEPTION, .vector = VEC_DB, .has_payload = true,
-	                             .payload = cpu->pending_debug & (0xf | DR6_BS | DR6_BT) };
-	cpu->pending_debug = 0;
-	cpu->activity = ACTIVITY_ACTIVE;
-}
-
 /* Something waits behind the event that is delivered first: look again before L2's next instruction. */
 static void look_again(struct vmx_vcpu *v, bool nmi_pending, bool init_pending)
 {
@@ -180,14 +165,12 @@ void vmx_follow_memory(struct vmx_vcpu *v)
 /* Exits that outrank NMIs and interrupts. */
 static bool check_high_priority(struct vmx_vcpu *v)
 {
-	if (vmx_tpr_below_threshold(v) && active_or_halted(v->cpu))
-		return exit_plain(v, EXIT_TPR_BELOW_THRESHOLD, 0);
 	if (v->mtf_pending)
 		return exit_plain(v, EXIT_MTF, 0);
 	if (v->cpu->bus_locked)
 		return exit_plain(v, EXIT_BUS_LOCK, 0);
-	if (debug_trap_due(v->cpu)) {
-		raise_debug_trap(v->cpu);
+	if (cpu_trap_due(v->cpu)) {
+		cpu_trap_queue(v->cpu);
 		return false;
 	}
 	if (timer_expired(v))
@@ -220,9 +203,21 @@ static bool check_interrupts(struct vmx_vcpu *v, bool nmi_pending)
 	return outcome == INTERRUPT_EXITED;
 }
 
-bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending)
+bool vmx_outranks_smi(const struct vmx_vcpu *v)
+{
+	return v->in_l2 && active_or_halted(v->cpu) && vmx_tpr_below_threshold(v);
+}
+
+void vmx_monitor_trap_later(struct vmx_vcpu *v)
+{
+	v->mtf_pending = true;
+	atomic_fetch_or(&v->cpu->poll, POLL_EVENT);
+}
+
+bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool *init)
 {
 	struct cpu *cpu = v->cpu;
+	bool init_pending = *init;
 
 	*nmi_taken = false;
 	if (!v->in_l2)
@@ -231,12 +226,15 @@ bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, boo
 		vmx_resume_pages(v);
 	vmx_follow_memory(v);
 	/* An instruction that waits for its answered access is finished first: leaving it would lose the answer. */
-	if (cpu->event.valid || cpu->io.nreads || cpu->io.answered) {
+	if (cpu->event.valid || cpu->io.nreads || cpu->io.answered || cpu->msr_exit.answered) {
 		look_again(v, nmi_pending, init_pending);
 		return false;
 	}
 	if (cpu->activity == ACTIVITY_WAIT_SIPI)         /* only a SIPI ends it, kvm/ sees to that */
 		return false;
+	if (vmx_outranks_smi(v))
+		return exit_plain(v, EXIT_TPR_BELOW_THRESHOLD, 0);
+	*init = false;
 	if (init_pending)
 		return exit_plain(v, EXIT_INIT, 0);
 	if (check_high_priority(v))

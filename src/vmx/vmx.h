@@ -45,9 +45,13 @@ void vmx_exit_to_l1(struct vmx_vcpu *v, const struct vmexit *e);
  * At an instruction boundary, before guest code runs: pending events of L2 in
  * the manual's order (MTF, preemption timer, NMI, interrupts, windows).
  * True if an exit to L1 was made. Otherwise kvm/ goes on with its own injection.
- * init/sipi: an INIT or SIPI has arrived (exit if in L2).
+ * init: an INIT has arrived; false afterwards if it was the exit.
  */
-bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool init_pending);
+bool vmx_check_events(struct vmx_vcpu *v, bool nmi_pending, bool *nmi_taken, bool *init);
+/* An exit of L2 is due that goes before SMIs, too. */
+bool vmx_outranks_smi(const struct vmx_vcpu *v);
+/* An MTF VM exit that waits for what outranks it: vmx_check_events() makes it. */
+void vmx_monitor_trap_later(struct vmx_vcpu *v);
 
 /* At a return to the client: exits to L1 that no saved state has room for (bus locks) are made at once. */
 void vmx_settle(struct vmx_vcpu *v);

@@ -196,12 +196,23 @@ static void update_rip(struct cpu *cpu, uint64_t exit_id)
 		cpu->rip = cpu->engine->exits[exit_id]->rip;
 }
 
+/* The client has answered the instruction that is next: no poll before it, no fast access. */
+static bool answer_waits(const struct cpu *cpu)
+{
+	return cpu->io.nreads || cpu->io.answered || cpu->msr_exit.answered;
+}
+
+static void answers_forget(struct cpu *cpu)
+{
+	cpu->io.nreads = cpu->io.next = 0;
+	cpu->io.answered = cpu->msr_exit.answered = false;
+}
+
 /* Runs translated code from RIP until it comes back. Returns how. */
 static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 {
 	struct engine *en = cpu->engine;
-	bool replay = cpu->io.nreads || cpu->io.answered;        /* an answer waits: no poll, no fast access */
-	bool careful = en->want_careful || replay;
+	bool careful = en->want_careful || answer_waits(cpu);
 	uint32_t mode, shadow;
 	en->want_careful = false;
 	if (cpu->mode & MODE_STEP)
@@ -236,7 +247,7 @@ static uint64_t run_block(struct cpu *cpu, uint64_t came_by)
 		engine_signal_landed(cpu);
 	update_rip(cpu, exit_id);
 	if (mode & XMODE_ONE)
-		cpu->io.nreads = cpu->io.next = 0;
+		answers_forget(cpu);
 	if (unlikely(cpu->ctl->apic_write.valid))
 		vapic_instruction_done(cpu);
 	if (mode & XMODE_ONE)
@@ -276,15 +287,18 @@ enum cpu_exit engine_run(struct cpu *cpu)
 			engine_current = NULL;
 			return why;
 		}
+		if (cpu->event.valid)                            /* an exception: the instruction asks again when it comes again */
+			cpu->io.answered = cpu->msr_exit.answered = false;
 	}
 	for (;;) {
 		if (en->flush_wanted || (params.flush_every && ++en->dispatches % params.flush_every == 0)) {
 			engine_reset(en);
 			came_by = EXITED_NEXT;
 		}
-		if (cpu->event.valid)
+		/* An instruction that is answered comes before an event that the client has added meanwhile. */
+		if (cpu->event.valid && !cpu->io.answered && !cpu->msr_exit.answered)
 			cpu_event_deliver(cpu);
-		if (polled(cpu) && !en->want_careful && !cpu->io.nreads && !cpu->io.answered) {
+		if (polled(cpu) && !en->want_careful && !answer_waits(cpu)) {
 			engine_current = NULL;
 			return CPU_EXIT_NONE;
 		}

@@ -144,8 +144,8 @@ static bool enter(void) { return vmx_enter(&vcpu, true) == VMX_ENTERED; }
 
 static bool events(bool nmi)
 {
-	bool taken;
-	bool exited = vmx_check_events(&vcpu, nmi, &taken, false);
+	bool taken, init = false;
+	bool exited = vmx_check_events(&vcpu, nmi, &taken, &init);
 
 	check(taken == (exited && vmcs->vm_exit_reason == EXIT_EXCEPTION_NMI));
 	return exited;
@@ -423,13 +423,14 @@ static void test_early_wake_up(void)
 
 static void test_init_and_sipi(void)
 {
-	bool taken;
+	bool taken, init = true;
 
 	start();
-	check(enter() && vmx_check_events(&vcpu, true, &taken, true) && vmcs->vm_exit_reason == EXIT_INIT && !taken);
+	check(enter() && vmx_check_events(&vcpu, true, &taken, &init) && vmcs->vm_exit_reason == EXIT_INIT && !taken && !init);
+	init = true;
 	vmcs->guest_activity_state = ACTIVITY_WAIT_SIPI;
 	pending = 0x41;
-	check(vmx_enter(&vcpu, false) == VMX_ENTERED && !vmx_check_events(&vcpu, true, &taken, true));
+	check(vmx_enter(&vcpu, false) == VMX_ENTERED && !vmx_check_events(&vcpu, true, &taken, &init) && init);
 	vmx_exit_to_l1(&vcpu, &(struct vmexit){ .reason = EXIT_SIPI, .qualification = 0x9a });
 	check(vmcs->guest_activity_state == ACTIVITY_WAIT_SIPI);
 }
