@@ -2,9 +2,9 @@
 #include "hypervisor.h"
 #include "hypervisor32.h"
 
-enum { WRITES = 0x22000, LIST = 0x24000, VALUES = 0x25000, GPRS = 0x26000, COMMAND = 0x26080, TAKEN = 0x260a0,
+enum { WRITES = 0x22000, LIST = 0x24000, VALUES = 0x25000, GPRS = 0x26000, COMMAND = 0x26080, INVALIDATION = 0x26088, TAKEN = 0x260a0,
        L1_EXIT = GUEST_CODE + 0x200, L1_INTERRUPT = GUEST_CODE + 0x400 };
-enum { LAUNCH, RESUME, TAKE_INTERRUPTS };
+enum { LAUNCH, RESUME, TAKE_INTERRUPTS, INVEPT, INVVPID };
 
 /*
  * Commands come at port E2h. Writes: {field, value} pairs, ended by ~0. A field
@@ -23,7 +23,8 @@ GUEST_ASM(l1, 64,
 	"mov 0x26060, %r12\n mov 0x26068, %r13\n mov 0x26070, %r14\n mov 0x26078, %r15\n"
 	"cmpl $1, 0x26080\n je 5f\n ja 6f\n vmlaunch\n jmp 7f\n"
 	"5: vmresume\n jmp 7f\n"
-	"6: sti\n nop\n nop\n cli\n jmp 2b\n"
+	"6: cmpl $3, 0x26080\n mov 0x26088, %rax\n je 10f\n ja 11f\n sti\n nop\n nop\n cli\n jmp 2b\n"
+	"10: invept 0x26090, %rax\n jbe 9f\n jmp 2b\n 11: invvpid 0x26090, %rax\n jbe 9f\n jmp 2b\n"
 	"7: mov $0x4400, %ecx\n vmread %rcx, %rax\n out %al, $0xe0\n jmp 2b\n"
 	"8: mov (%rsi), %rax\n out %eax, $0xe1\n jmp 2b\n"
 	"9: out %al, $0xe3\n hlt\n"
@@ -368,6 +369,19 @@ uint32_t hv_skip(struct hv *h)
 void hv_take_interrupts(struct hv *h)
 {
 	*at(h, COMMAND) = TAKE_INTERRUPTS;
+	check_equal(guest_run(&h->g, 0), KVM_EXIT_IO);
+	check_equal(h->g.run[0]->io.port, 0xe2);
+	*at(h, WRITES) = ~0ull;
+}
+
+void hv_invalidate(struct hv *h, bool vpid, uint64_t type, uint64_t low, uint64_t high)
+{
+	uint64_t *to = at(h, INVALIDATION);
+
+	to[0] = type;
+	to[1] = low;
+	to[2] = high;
+	*at(h, COMMAND) = vpid ? INVVPID : INVEPT;
 	check_equal(guest_run(&h->g, 0), KVM_EXIT_IO);
 	check_equal(h->g.run[0]->io.port, 0xe2);
 	*at(h, WRITES) = ~0ull;

@@ -62,6 +62,8 @@ void hv_check_control_off(bool *param, uint32_t control, enum hv_field field, co
 uint32_t hv_skip(struct hv *h);          /* past the instruction that exited, then hv_run() */
 void hv_take_interrupts(struct hv *h);   /* L1 sets RFLAGS.IF for a moment */
 uint64_t hv_interrupts(struct hv *h);    /* that L1 has taken */
+/* L1 executes INVVPID (else INVEPT) of a type with this descriptor. VMCS writes that wait are made first. */
+void hv_invalidate(struct hv *h, bool vpid, uint64_t type, uint64_t low, uint64_t high);
 
 void hv_real(struct hv *h);              /* L2 in real mode, code at HV_L2 (HV_WITH_UNRESTRICTED) */
 void hv_vm86(struct hv *h);              /* L2 in virtual-8086 mode as KVM runs real mode without unrestricted guest */
