@@ -105,7 +105,7 @@ check: all images tests
 		'tests/peer/fuzz.sh entry 1 20000' 'tests/peer/fuzz.sh intercept 1 20000' \
 		'ANYKVM_TEST_MOVES=600 $(BUILD)/tests/guest/vtx_test' \
 		$(BOOT_TESTS:%='tests/boot/boot.sh %') $(MIGRATIONS:%='tests/boot/migrate.sh %') \
-		$(L2_MIGRATIONS:%='tests/boot/migrate-l2.sh %') 'SMP=2 L2SMP=2 tests/boot/migrate-l2.sh l0'
+		$(L2_MIGRATIONS:%='tests/boot/migrate-l2.sh %')
 
 # The long ones: many migrations, several processors, four levels, 32-bit levels without EPT, OVMF.
 check-migration: all images
