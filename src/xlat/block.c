@@ -118,10 +118,9 @@ static void take_writes(struct cpu *cpu, struct mem_code *code, const uint8_t *f
 {
 	const uint8_t *host_page = (const uint8_t *)((uintptr_t)from & ~4095ull);
 	uint64_t own_page = MEM_HOLDS_PAGE(cpu->index), own = cpu->index < 31 ? own_page | MEM_HOLDS_BESIDE(cpu->index) : 0;
-	uint64_t holders = atomic_load(&code->holders);
-	if (!(holders & ~(own & ~own_page)) && !unsettled)
+	if (!(atomic_load(&code->holders) & ~(own & ~own_page)) && !unsettled)
 		return;
-	atomic_fetch_and(&code->holders, own & ~own_page);       /* first: they enter themselves again when they come back */
+	uint64_t holders = atomic_fetch_and(&code->holders, own & ~own_page);    /* first: they enter themselves again when they come back */
 	if (holders & own_page || unsettled || !own)
 		tlb_drop_write(cpu, host_page);
 	if (holders & ~own || unsettled)

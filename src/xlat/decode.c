@@ -57,17 +57,25 @@ static int decode_straddling(struct translation_unit *u, struct xinsn *x, const 
 	return insn_decode(&x->in, bytes, sizeof bytes, mode_bits_of(u->mode), x->rip, z, ops);
 }
 
-/* false: the block ends before this instruction. */
+/*
+ * false: the block ends before this instruction. Its bytes are read once, as another vCPU may be changing them: what is
+ * decoded, what templates are kept by and what unit_read() compares with memory are the same.
+ */
 static bool decode_one(struct translation_unit *u, struct xinsn *x, const uint8_t *host)
 {
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	unsigned in_page = 4096 - ((uintptr_t)host & 4095);
 	unsigned avail = in_page < 15 ? in_page : 15;
-	if (avail == 15 && params.templates && template_use(u, x, host))
+	uint8_t bytes[15];
+	if (avail == 15)
+		memcpy(bytes, host, 15);
+	else
+		memcpy(bytes, host, avail);
+	if (avail == 15 && params.templates && template_use(u, x, bytes))
 		return true;
 	fpu_park(u->cpu);
-	int r = insn_decode(&x->in, host, avail, mode_bits_of(u->mode), x->rip, &z, ops);
+	int r = insn_decode(&x->in, bytes, avail, mode_bits_of(u->mode), x->rip, &z, ops);
 	if (r == 1 && avail < 15) {
 		if (u->count)
 			return false;

@@ -286,8 +286,8 @@ static inline bool code64(const struct translation_unit *u) { return (u->mode & 
 /* decode.c: guest bytes to xinsn[]; may raise #PF for the first instruction. false: fetch from MMIO */
 void unit_decode(struct translation_unit *u, const uint8_t *host, uint64_t rip);
 int mode_bits_of(uint32_t mode);          /* 16, 32, 64 */
-/* template.c: x, at x->rip, from a template, if there is one; 15 bytes can be read at host. What is decoded becomes one. */
-bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t *host);
+/* template.c: x, at x->rip, of these bytes from a template, if there is one. What is decoded becomes one. */
+bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t bytes[15]);
 void template_keep(struct translation_unit *u, const struct xinsn *x, const ZydisDecodedInstruction *z);
 /* classify.c */
 void xinsn_classify(struct translation_unit *u, struct xinsn *x, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);

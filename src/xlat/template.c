@@ -88,13 +88,11 @@ static int64_t constant(const uint8_t *from, unsigned size, bool is_signed)
 
 static bool is_direct_branch(const struct xinsn *x) { return x->kind == KIND_JCC || x->kind == KIND_JMP || x->kind == KIND_CALL; }
 
-bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t *host)
+bool template_use(struct translation_unit *u, struct xinsn *x, const uint8_t bytes[15])
 {
-	uint8_t bytes[16];
 	uint64_t rip = x->rip;
 	if (!code64(u))
 		return false;
-	memcpy(bytes, host, 15);                                 /* once: the guest may be changing them */
 	uint64_t key = key_of(bytes);
 	const struct template *t = place_of(u->engine, key, u->mode);
 	if (!key || t->key != key || t->mode != u->mode)

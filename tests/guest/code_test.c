@@ -222,6 +222,41 @@ static void test_patch_loop(void)
 }
 
 /*
+ * The other runs functions whose first opcode flips between LOOPE and LOOPNE all the while, over INC EDX. When they
+ * stand still, as LOOPNE, and it knows, it must run what is there, even if it has last met them while they changed.
+ */
+#define CALL_FLIPPED "xor %edx, %edx\n mov $0x30000, %edi\n 2: mov $5, %ecx\n test %edi, %edi\n call *%rdi\n add $64, %edi\n cmp $0x30800, %edi\n jb 2b\n"
+GUEST_ASM(flipper, 64,
+	"mov $1, %ebx\n"
+	"1: mov $100, %ecx\n"
+	"2: mov $0x30000, %edi\n 3: movb $0xe1, (%rdi)\n add $64, %edi\n cmp $0x30800, %edi\n jb 3b\n"
+	"mov $0x30000, %edi\n 3: movb $0xe0, (%rdi)\n add $64, %edi\n cmp $0x30800, %edi\n jb 3b\n dec %ecx\n jnz 2b\n"
+	"mov %ebx, (%rsi)\n"
+	"4: pause\n cmp %ebx, 4(%rsi)\n jne 4b\n"
+	"cmpl $0, 8(%rsi)\n jne 9f\n inc %ebx\n cmp $3000, %ebx\n jbe 1b\n"
+	"9: movl $1, 12(%rsi)\n hlt\n");
+GUEST_ASM(flipped, 64,
+	"1: mov (%rsi), %ebp\n" CALL_FLIPPED
+	"cmpl $0, 12(%rsi)\n jne 9f\n cmp %ebp, 4(%rsi)\n je 1b\n"
+	"cpuid\n" CALL_FLIPPED "mov %edx, 8(%rsi)\n mov %ebp, 4(%rsi)\n jmp 1b\n"
+	"9: hlt\n");
+
+static void test_flip(void)
+{
+	struct guest g;
+
+	start_two(&g);
+	guest_load(&g, flipper);
+	guest_load_bytes(&g, CODE1, flipped_start, flipped_end - flipped_start);
+	for (unsigned i = 0; i < 32; i++)
+		guest_load_bytes(&g, 0x30000 + i * 64, (uint8_t []){ 0xe0, 2, 0xff, 0xc2, 0xc3 }, 5);
+	run_two(&g);
+	check_equal(g.memory[SHARED + 8], 0);
+	check_equal(guest_regs(&g, 0).rbx, 3001);
+	guest_destroy(&g);
+}
+
+/*
  * Fresh pages become code again and again, on both processors: each writes a
  * function into pages that the other has run, hands it over, and runs what it
  * gets. Every result must be the number that was written.
@@ -337,6 +372,7 @@ static const struct test tests[] = {
 	{ "self-modifying code, real mode", test_self_real },
 	{ "code under two linear addresses", test_alias },
 	{ "another processor patches a running loop", test_patch_loop },
+	{ "another processor flips opcodes", test_flip },
 	{ "pages become code and data again", test_trade },
 	{ "code written by the client", test_client },
 	{ "code written by the client, registers set", test_client_registers },
